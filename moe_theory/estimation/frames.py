@@ -1,0 +1,168 @@
+"""Moment coordinates: the frame in which a step is taken.
+
+When two atoms (a, b) fit one true atom, the valley of the objective is straight only in the moments of the pair,
+
+    W = w_a + w_b,   t = log(w_a / w_b),   m = (w_a theta_a + w_b theta_b) / W,   eta = sqrt(w_a w_b) (theta_a - theta_b) / W,
+
+because f_G feels W and m at first order, eta eta' at second and t only at third: moving t alone keeps the two first
+moments and the second. A fitted atom next to a frozen one has the same kind of valley, straight in t = log w_a,
+eta = sqrt(w_a) theta_a and the other weights relative to the frozen atom's cell, w_l / (w_frozen + w_a). Each step is
+therefore taken in the frame of the closest pair of atoms, fitted or frozen. Source: our derivation.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float, Int
+
+from moe_theory.estimation.space import Chart
+
+
+class Frame(NamedTuple):
+    """Which coordinates a step uses; the closest pair has been sorted to the front.
+
+    Attributes:
+        beside_frozen: the closest pair is the first fitted atom and a frozen one (otherwise the first two atoms).
+        scale: unit of each coordinate, see ``split_scale``.
+    """
+
+    beside_frozen: Bool[Array, ""]
+    scale: Float[Array, " z"]
+
+
+def closest_pair(chart: Chart, z: Float[Array, " z"]) -> tuple[Int[Array, " k"], Bool[Array, ""]]:
+    """The order of the atoms that brings the closest pair (in effective coordinates) to the front, and its kind."""
+    model, k = chart.model, chart.k
+    updates = jax.vmap(model.adapter.update)(chart.atoms(z))
+    flat = jax.vmap(lambda delta: jnp.concatenate(model.effective(delta)))
+    points = flat(updates)
+    apart = jnp.sum((points[:, None] - points[None]) ** 2, axis=-1) + jnp.diag(jnp.full(k, jnp.inf))
+    first, second = jnp.divmod(jnp.argmin(apart), k)
+    order = jnp.argsort(jnp.where(jnp.arange(k) == first, -2, jnp.where(jnp.arange(k) == second, -1, jnp.arange(k))))
+    if not model.frozen.count:
+        return order, jnp.asarray(False)
+    anchors = flat(model.frozen.updates)
+    to_frozen = jnp.min(jnp.sum((points[:, None] - anchors[None]) ** 2, axis=-1), axis=1)
+    nearest = jnp.argmin(to_frozen)
+    beside_frozen = to_frozen[nearest] < jnp.min(apart)
+    other = jnp.argsort(jnp.where(jnp.arange(k) == nearest, -1, jnp.arange(k)))
+    return jnp.where(beside_frozen, other, order), beside_frozen
+
+
+def split_scale(
+    chart: Chart, beside_frozen: Bool[Array, ""], z: Float[Array, " z"], precision: Float[Array, ""]
+) -> Float[Array, " z"]:
+    """Units in which a step is of order one: for each factor of the split eta its own size, 1 for the rest.
+
+    Products of small factors (B_Q with B_V, B with A) are what f_G feels, so the valley of a split is hyperbolic: one
+    factor may shrink as another grows. In units of the factors' sizes it is straight, and the part of the relative
+    gauge that remains after projection is borne by the smaller factor. The units end at a tenth of the statistical
+    scale n^-1/4.
+
+    Args:
+        chart, beside_frozen, z: as in ``enter``.
+        precision: n / sigma^2.
+    """
+    y = _moments(chart, beside_frozen, z)
+    row = jnp.where(beside_frozen | (chart.k == 1), 0, 1)
+    factors = y[chart.k :].reshape(chart.k, -1)
+    _, unravel = ravel_pytree(chart.example)
+    smallest = 0.1 * precision**-0.25
+    split = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.linalg.norm(leaf) + smallest), unravel(factors[row]))
+    units = jnp.ones_like(factors).at[row].set(jnp.minimum(ravel_pytree(split)[0], 1.0))
+    return jnp.concatenate([jnp.ones(chart.k), units.reshape(-1)])
+
+
+def enter(chart: Chart, frame: Frame, z: Float[Array, " z"]) -> Float[Array, " z"]:
+    """Moment coordinates of z, in the frame's units."""
+    return _moments(chart, frame.beside_frozen, z) / frame.scale
+
+
+def _moments(chart: Chart, beside_frozen: Bool[Array, ""], z: Float[Array, " z"]) -> Float[Array, " z"]:
+    weights, factors = chart.weights(z), z[chart.k :].reshape(chart.k, -1)
+    pair = _enter_pair(weights, factors) if chart.k > 1 else z
+    if not chart.model.frozen.count:
+        return pair
+    return jnp.where(beside_frozen, _enter_frozen(weights, factors, _anchor(chart)), pair)
+
+
+def leave(chart: Chart, frame: Frame, y: Float[Array, " z"]) -> Float[Array, " z"]:
+    """z of moment coordinates in the frame's units."""
+    y = y * frame.scale
+    pair = _leave_pair(chart, y) if chart.k > 1 else y
+    if not chart.model.frozen.count:
+        return pair
+    return jnp.where(frame.beside_frozen, _leave_frozen(chart, y), pair)
+
+
+def gauge_slice(chart: Chart, frame: Frame, y: Float[Array, " z"]) -> Float[Array, "z g"]:
+    """Orthonormal normals C of a slice C' p = 0 that every gauge orbit crosses once: steps are taken inside it.
+
+    Each row of factors (the mean m, the split eta, every other atom) gets the tangents of the gauge at that row's
+    atom (at the mean for the split), in the frame's units. A common gauge motion is thereby fixed in m alone and a
+    relative one in eta alone, in its smaller factor; the orthogonal complement of the orbit would mix them, and a
+    product of two small motions is not small where the objective is stiff. Without an anchor the common scale of the
+    weights is fixed too.
+    """
+    k = chart.k
+    unravel = ravel_pytree(chart.example)[1]
+    factors, units = (y * frame.scale)[k:].reshape(k, -1), frame.scale[k:].reshape(k, -1)
+    if k > 1:
+        factors = factors.at[1].set(jnp.where(frame.beside_frozen, factors[1], factors[0]))
+
+    def of_row(row: Float[Array, " q"], unit: Float[Array, " q"]) -> Float[Array, "q g"]:
+        tangents = jax.vmap(lambda tangent: ravel_pytree(tangent)[0])(chart.model.gauge(unravel(row)))
+        return jnp.linalg.qr((tangents / unit).T)[0]
+
+    per_row = jax.vmap(of_row)(factors, units)
+    columns = jnp.einsum("kqg,kl->kqlg", per_row, jnp.eye(k)).reshape(factors.size, -1)
+    normals = jnp.concatenate([jnp.zeros((k, columns.shape[1])), columns])
+    if chart.model.frozen.count:
+        return normals
+    common = jnp.where(jnp.arange(y.shape[0]) < k, y, 0.0)
+    common = common.at[1].set(0.0) if k > 1 else common
+    return jnp.concatenate([(common / jnp.linalg.norm(common))[:, None], normals], axis=1)
+
+
+def _anchor(chart: Chart) -> Float[Array, ""]:
+    return jnp.sum(jnp.exp(chart.model.frozen.log_weights))
+
+
+def _enter_pair(weights: Float[Array, " k"], factors: Float[Array, "k q"]) -> Float[Array, " z"]:
+    total = weights[0] + weights[1]
+    mean = (weights[0] * factors[0] + weights[1] * factors[1]) / total
+    split = jnp.sqrt(weights[0] * weights[1]) / total * (factors[0] - factors[1])
+    head = jnp.stack([total, jnp.log(weights[0] / weights[1])])
+    return jnp.concatenate([head, weights[2:], mean, split, factors[2:].reshape(-1)])
+
+
+def _leave_pair(chart: Chart, y: Float[Array, " z"]) -> Float[Array, " z"]:
+    k = chart.k
+    factors = y[k:].reshape(k, -1)
+    tilt = jnp.exp(0.5 * y[1])
+    share = jax.nn.sigmoid(y[1])
+    weights = jnp.concatenate([jnp.stack([y[0] * share, y[0] * (1.0 - share)]), y[2:k]])
+    pair = jnp.stack([factors[0] + factors[1] / tilt, factors[0] - factors[1] * tilt])
+    return _join(chart, weights, jnp.concatenate([pair, factors[2:]]))
+
+
+def _enter_frozen(
+    weights: Float[Array, " k"], factors: Float[Array, "k q"], anchor: Float[Array, ""]
+) -> Float[Array, " z"]:
+    relative = weights[1:] / (anchor + weights[0])
+    near = jnp.sqrt(weights[0]) * factors[0]
+    return jnp.concatenate([jnp.log(weights[:1]), relative, near, factors[1:].reshape(-1)])
+
+
+def _leave_frozen(chart: Chart, y: Float[Array, " z"]) -> Float[Array, " z"]:
+    k = chart.k
+    factors = y[k:].reshape(k, -1)
+    weight = jnp.exp(y[:1])
+    weights = jnp.concatenate([weight, y[1:k] * (_anchor(chart) + weight)])
+    return _join(chart, weights, jnp.concatenate([factors[:1] / jnp.sqrt(weight), factors[1:]]))
+
+
+def _join(chart: Chart, weights: Float[Array, " k"], factors: Float[Array, "k q"]) -> Float[Array, " z"]:
+    return jnp.concatenate([weights - chart.space.weight_floor * jnp.sum(weights), factors.reshape(-1)])

@@ -1,0 +1,329 @@
+"""A batched trust-region Newton method for over-fitted least squares on a compact parameter space.
+
+One lane minimises, for a barrier weight mu that falls to ``SMALLEST_BARRIER``,
+
+    phi_mu(z) = F(z) - mu sum_c log s_c(z),        F in units of sigma^2 / n, slacks s_c > 0 inside Theta,
+
+by primal-dual steps: multipliers lambda_c approximate mu / s_c and the model Hessian is
+
+    W = hess F - sum_c lambda_c hess s_c + sum_c (lambda_c / s_c) grad s_c grad s_c'.
+
+At the end lambda >= 0 and sum lambda s = (number of constraints) mu: the KKT conditions up to that gap.
+Three things make it converge on the nearly flat, curved valleys of over-fitted problems:
+
+- the gauge is divided out analytically: steps stay in a slice C' p = 0 across its orbits (``frames.gauge_slice``), where
+  the model is P W P + gamma C C' with P = I - C C';
+- steps are straight in moment coordinates of the closest pair of atoms (``frames``), where the valley is;
+- the trust-region problem is solved exactly in the eigenbasis of W, indefinite or not (More and Sorensen 1983);
+- each step is corrected back to the valley's floor with the same factorisation: stiff coordinates follow the flat
+  ones at second order, and a chord (Shamanskii) step q = -(W + l I)^-1 [grad phi(z + p) - (grad phi(z) + W p)] removes
+  what a straight step p leaves, so that steps along the valley can be long.
+
+A step predicted to gain less than F's rounding is judged by the gradient alone. Code is for one lane; the caller vmaps.
+Sources: Nocedal and Wright 2006, ch. 4 and 19; Waechter and Biegler 2006 for the primal-dual safeguards; the corrected
+step is in the spirit of Transtrum and Sethna 2012 (geodesic acceleration).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from moe_theory.estimation.frames import Frame, closest_pair, enter, gauge_slice, leave, split_scale
+from moe_theory.estimation.objective import flatten, gradient, objective, second_order
+from moe_theory.estimation.space import Chart
+from moe_theory.models.regression import Coefficients, Design
+from moe_theory.sampling.statistics import Statistics
+
+FIRST_BARRIER = 1.0
+FIRST_SHARE = 0.01
+SMALLEST_BARRIER = 1e-6
+DECREMENT = 1e-5
+RESOLUTION = 3e-15
+UNRESOLVED_GAIN = 1e-4
+CORRECTIONS = 4
+STIFF = 1.0
+LARGEST_RADIUS = 4.0
+DUAL_RANGE = 1e3
+STEP_LENGTHS = tuple(0.8**power for power in range(32))
+
+SHORTEST_RADIUS = 1e-13
+
+RUNNING, CONVERGED, ITERATION_LIMIT, STALLED = 0, 1, 2, 3
+
+
+class Problem(NamedTuple):
+    """One lane: what is minimised."""
+
+    chart: Chart
+    design: Design
+    data: Statistics
+
+
+class State(NamedTuple):
+    """One lane's progress.
+
+        Attributes:
+            z: coordinates, see ``Chart``.
+            multipliers: lambda, one per constraint.
+            barrier: mu.
+            radius: of the trust region.
+            value: F at z.
+            decrement: Newton decrement 1/2 g' W^-1 g of phi_mu at the last point where it was formed.
+            status: SHORTEST_RADIUS = 1e-13
+
+    RUNNING, CONVERGED, ITERATION_LIMIT or STALLED.
+            iterations: steps tried so far.
+    """
+
+    z: Float[Array, " z"]
+    multipliers: Float[Array, " c"]
+    barrier: Float[Array, ""]
+    radius: Float[Array, ""]
+    value: Float[Array, ""]
+    decrement: Float[Array, ""]
+    status: Int[Array, ""]
+    iterations: Int[Array, ""]
+
+
+class Spectrum(NamedTuple):
+    """W = vectors diag(values) vectors' and the gradient of phi_mu in that basis, gauge divided out."""
+
+    values: Float[Array, " z"]
+    vectors: Float[Array, "z z"]
+    slope: Float[Array, " z"]
+    resolved: Bool[Array, " z"]
+
+
+class Local(NamedTuple):
+    """Everything a step needs at z."""
+
+    y: Float[Array, " z"]
+    value: Float[Array, ""]
+    slope: Float[Array, " z"]
+    slacks: Float[Array, " c"]
+    slack_slopes: Float[Array, "c z"]
+    spectrum: Spectrum
+
+
+class View(NamedTuple):
+    """A problem seen in the moment coordinates y of one frame."""
+
+    problem: Problem
+    frame: Frame
+
+    def coefficients(self, y: Float[Array, " z"]) -> Coefficients:
+        """The atoms as the softmax sees them."""
+        chart = self.problem.chart
+        return chart.model.coefficients(chart.measure(leave(chart, self.frame, y)))
+
+    def slacks(self, y: Float[Array, " z"]) -> Float[Array, " c"]:
+        """Slacks of the constraints."""
+        return self.problem.chart.slacks(leave(self.problem.chart, self.frame, y))
+
+    def value(self, y: Float[Array, " z"]) -> Float[Array, ""]:
+        """F(y)."""
+        return objective(self.coefficients(y), self.problem.design, self.problem.data)
+
+    def slope(self, y: Float[Array, " z"]) -> Float[Array, " z"]:
+        """grad F(y)."""
+        coefficients, pull = jax.vjp(self.coefficients, y)
+        return pull(gradient(coefficients, self.problem.design, self.problem.data)[1])[0]
+
+    def derivatives(self, y: Float[Array, " z"]) -> tuple[Float[Array, ""], Float[Array, " z"], Float[Array, "z z"]]:
+        """F, grad F and hess F at y, exact: J' H J plus the curvature of the coefficients."""
+        flat = second_order(self.coefficients(y), self.problem.design, self.problem.data)
+        jacobian = jax.jacfwd(lambda point: flatten(self.coefficients(point)))(y)
+        bend = jax.hessian(lambda point: jnp.vdot(flat.gradient, flatten(self.coefficients(point))))(y)
+        return flat.value, flat.gradient @ jacobian, jacobian.T @ flat.hessian @ jacobian + bend
+
+
+def decompose(normals: Float[Array, "z g"], slope_at: Float[Array, " z"], hessian: Float[Array, "z z"]) -> Spectrum:
+    """Restrict (gradient, Hessian) to the gauge slice and diagonalise; its normals get the largest curvature."""
+    scale = jnp.max(jnp.abs(jnp.diagonal(hessian)))
+    flat = hessian - normals @ (normals.T @ hessian)
+    flat = flat - (flat @ normals) @ normals.T + scale * normals @ normals.T
+    values, vectors = jnp.linalg.eigh(flat, symmetrize_input=True)
+    along = vectors.T @ (slope_at - normals @ (normals.T @ slope_at))
+    return Spectrum(values, vectors, along, jnp.abs(values) > RESOLUTION * values[-1])
+
+
+def look(view: View, state: State, y: Float[Array, " z"]) -> Local:
+    """Form the primal-dual model at y, the state's point in the view's coordinates."""
+    level, steep, hessian = view.derivatives(y)
+    slacks = view.slacks(y)
+    slack_slopes = jax.jacfwd(view.slacks)(y)
+    bend = jax.hessian(lambda point: jnp.vdot(state.multipliers, view.slacks(point)))(y)
+    model = hessian - bend + slack_slopes.T @ ((state.multipliers / slacks)[:, None] * slack_slopes)
+    normals = gauge_slice(view.problem.chart, view.frame, y)
+    spectrum = decompose(normals, steep - slack_slopes.T @ (state.barrier / slacks), model)
+    return Local(y, level, steep, slacks, slack_slopes, spectrum)
+
+
+def newton_decrement(spectrum: Spectrum) -> tuple[Float[Array, ""], Float[Array, ""], Bool[Array, ""]]:
+    """(1/2 g' W^-1 g over resolved curvature, the steepest slope along unresolved curvature, any negative curvature)."""
+    resolved, values = spectrum.resolved, spectrum.values
+    gain = 0.5 * jnp.sum(jnp.where(resolved, spectrum.slope**2 / jnp.where(resolved, jnp.abs(values), 1.0), 0.0))
+    unresolved = jnp.max(jnp.where(resolved, 0.0, jnp.abs(spectrum.slope)))
+    return gain, unresolved, jnp.any(resolved & (values < 0))
+
+
+def trust_region_step(spectrum: Spectrum, radius: Float[Array, ""]) -> tuple[Float[Array, " z"], Float[Array, ""]]:
+    """Minimise the quadratic model in the ball: the step in the eigenbasis and its shift l >= max(0, -least value)."""
+    values, along = spectrum.values, spectrum.slope
+    tiny = RESOLUTION * values[-1]
+    least = jnp.maximum(0.0, tiny - values[0])
+    largest = least + jnp.linalg.norm(along) / radius + tiny
+
+    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bracket
+        middle = jnp.where(low > 0, jnp.sqrt(low * high), high * 1e-3)
+        long = jnp.linalg.norm(along / (values + least + middle)) > radius
+        return jnp.where(long, middle, low), jnp.where(long, high, middle)
+
+    inside = jnp.linalg.norm(along / (values + least + tiny)) <= radius
+    low, high = jax.lax.fori_loop(0, 40, halve, (jnp.zeros_like(largest), largest - least + tiny))
+    shift = least + jnp.where(inside, jnp.where(least > 0, tiny, 0.0), high)
+    step = -along / jnp.where(values + shift > 0, values + shift, tiny)
+    step = step * jnp.minimum(1.0, radius / jnp.maximum(jnp.linalg.norm(step), 1e-300))
+    missing = jnp.sqrt(jnp.maximum(radius**2 - jnp.sum(step**2), 0.0))
+    push = jnp.where((values[0] < -tiny) & inside, jnp.where(along[0] > 0, -missing, missing), 0.0)
+    return step.at[0].add(push), shift
+
+
+def merit(view: View, local: Local, barrier: Float[Array, ""], y: Float[Array, " z"]) -> Float[Array, ""]:
+    """phi_mu(y); infinite where a slack would fall below a fraction of what it is now."""
+    slacks = view.slacks(y)
+    inside = jnp.all(slacks > 0.005 * local.slacks)
+    level = view.value(y) - barrier * jnp.sum(jnp.log(jnp.where(slacks > 0, slacks, 1.0)))
+    return jnp.where(inside & jnp.isfinite(level), level, jnp.inf)
+
+
+def corrected(
+    view: View, local: Local, barrier: Float[Array, ""], step: Array, shift: Array
+) -> tuple[Float[Array, " z"], Float[Array, ""]]:
+    """The best of the straight step and its chord corrections: (y, phi_mu(y)).
+
+    The corrections run from the stiffest directions down to those in which a displacement as long as the step costs
+    one unit of F: a residual left in a stiffer direction would be mistaken for a force along the softer ones.
+    """
+    spectrum = local.spectrum
+    expected = spectrum.slope + spectrum.values * (spectrum.vectors.T @ step)
+    curvature = jnp.maximum(spectrum.values + shift, RESOLUTION * spectrum.values[-1])
+    trial = local.y + step
+    best, level = trial, merit(view, local, barrier, trial)
+    softest = STIFF / jnp.maximum(jnp.sum(step**2), 1e-200)
+    stiffest = jnp.maximum(0.1 * spectrum.values[-1], softest)
+    for index in range(1, CORRECTIONS + 1):
+        cut = softest * (stiffest / softest) ** (1.0 - index / CORRECTIONS)
+        slacks, pull = jax.vjp(view.slacks, trial)
+        steep = view.slope(trial) - pull(barrier / slacks)[0]
+        excess = (spectrum.vectors.T @ steep - expected) / curvature
+        trial = trial - spectrum.vectors @ jnp.where(spectrum.values > cut, excess, 0.0)
+        lower = merit(view, local, barrier, trial)
+        best, level = jnp.where(lower < level, trial, best), jnp.minimum(lower, level)
+    return best, level
+
+
+def _feasible_length(view: View, local: Local, step: Array) -> tuple[Float[Array, ""], Int[Array, ""]]:
+    """The longest of STEP_LENGTHS that keeps a hundredth of every slack, and the constraint that asks for it."""
+    lengths = jnp.asarray(STEP_LENGTHS)
+    kept = jax.vmap(lambda length: view.slacks(local.y + length * step))(lengths) > 0.01 * local.slacks
+    return jnp.max(jnp.where(jnp.all(kept, axis=1), lengths, 0.0)), jnp.argmin(jnp.sum(kept, axis=0))
+
+
+class Move(NamedTuple):
+    """The outcome of one attempted step: where it leads, the step, the next trust radius, what cut it short."""
+
+    y: Float[Array, " z"]
+    step: Float[Array, " z"]
+    accepted: Bool[Array, ""]
+    radius: Float[Array, ""]
+    shortened: Bool[Array, ""]
+    tightest: Int[Array, ""]
+
+
+def attempt(view: View, state: State, local: Local) -> Move:
+    """Solve the trust-region problem, correct the step, and judge it by phi_mu (by rounding's leave if tiny)."""
+    spectrum = local.spectrum
+    along, shift = trust_region_step(spectrum, state.radius)
+    length, tightest = _feasible_length(view, local, spectrum.vectors @ along)
+    full = length * (spectrum.vectors @ along)
+    predicted = -length * jnp.vdot(spectrum.slope, along) - 0.5 * length**2 * jnp.vdot(spectrum.values, along**2)
+    start = local.value - state.barrier * jnp.sum(jnp.log(local.slacks))
+    y, level = corrected(view, local, state.barrier, full, shift)
+    rounding = 1e-9 + 1e-11 * jnp.abs(local.value)
+    ratio = (start - level + rounding) / (jnp.maximum(predicted, 0.0) + rounding)
+    size = jnp.linalg.norm(along)
+    grow = (ratio > 0.8) & (size > 0.8 * state.radius) & (length > 0.5)
+    radius = jnp.where(grow, 2.5 * state.radius, state.radius)
+    radius = jnp.where(ratio < 0.2, 0.4 * jnp.minimum(size, state.radius), radius)
+    accepted = (ratio > 1e-3) & jnp.isfinite(level)
+    y = jnp.where(accepted, y, local.y)
+    return Move(y, full, accepted, jnp.minimum(radius, LARGEST_RADIUS), length < 1.0, tightest)
+
+
+def step(problem: Problem, state: State) -> State:
+    """One iteration of one lane; a lane that is not RUNNING does not move."""
+    chart = problem.chart
+    order, beside_frozen = closest_pair(chart, state.z)
+    z = chart.aligned(chart.reordered(state.z, order))
+    frame = Frame(beside_frozen, split_scale(chart, beside_frozen, z, jnp.sum(problem.data.precision)))
+    here = state._replace(
+        z=z,
+        multipliers=chart.reordered_slacks(state.multipliers, order),
+        iterations=state.iterations + 1,
+    )
+    view = View(problem, frame)
+    local = look(view, here, enter(chart, frame, here.z))
+    gain, unresolved, negative = newton_decrement(local.spectrum)
+    settled = (gain <= DECREMENT) & ~negative & (unresolved <= UNRESOLVED_GAIN)
+    done = settled & (state.barrier <= SMALLEST_BARRIER)
+
+    move = attempt(view, here, local)
+    z = jnp.where(move.accepted, chart.balanced(leave(chart, frame, move.y)), here.z)
+    barrier = _next_barrier(here.barrier, local.value, (gain <= here.barrier) & ~negative)
+    multipliers = _dual_step(here, local, move)
+    ideal = barrier / chart.slacks(z)
+    stalled = ~move.accepted & (move.radius < SHORTEST_RADIUS)
+    level = jnp.where(move.accepted, view.value(move.y), local.value)
+    moved = State(
+        z, jnp.clip(multipliers, ideal / DUAL_RANGE, ideal * DUAL_RANGE), barrier, move.radius, level, gain,
+        jnp.where(stalled, STALLED, RUNNING), here.iterations,
+    )  # fmt: skip
+    kept = here._replace(value=local.value, decrement=gain, status=jnp.full_like(state.status, CONVERGED))
+    after = jax.tree.map(lambda new, old: jnp.where(done, old, new), moved, kept)
+    return jax.tree.map(lambda new, old: jnp.where(state.status == RUNNING, new, old), after, state)
+
+
+def _next_barrier(barrier: Float[Array, ""], level: Float[Array, ""], ready: Bool[Array, ""]) -> Float[Array, ""]:
+    """Tenfold (later superlinearly) lower once a minimum of phi_mu is near, and never above a share of F."""
+    lower = jnp.minimum(0.1 * barrier, jnp.minimum(barrier, 1.0) ** 1.5)
+    lower = jnp.where(ready, jnp.maximum(SMALLEST_BARRIER, lower), barrier)
+    return jnp.minimum(lower, jnp.maximum(FIRST_BARRIER, FIRST_SHARE * level))
+
+
+def _dual_step(state: State, local: Local, move: Move) -> Float[Array, " c"]:
+    """lambda + d lambda with d lambda = mu / s - lambda - (lambda / s) grad s . p, kept positive.
+
+    A constraint that cut the step short gets at least its least-squares multiplier grad F . grad s / ||grad s||^2:
+    its lambda / s must hold the next step back, and lambda alone would grow to that value only slowly.
+    """
+    change = state.barrier / local.slacks - state.multipliers
+    change = change - state.multipliers / local.slacks * (local.slack_slopes @ move.step)
+    multipliers = jnp.maximum(state.multipliers + change, 0.01 * state.multipliers)
+    force = local.slack_slopes @ local.slope / jnp.maximum(jnp.sum(local.slack_slopes**2, axis=1), 1e-300)
+    blocked = move.shortened & (jnp.arange(local.slacks.shape[0]) == move.tightest)
+    return jnp.where(blocked, jnp.maximum(multipliers, force), multipliers)
+
+
+def initial_state(problem: Problem, z: Float[Array, " z"]) -> State:
+    """The state of a lane that starts at z, which must lie inside Theta."""
+    chart = problem.chart
+    level = objective(chart.model.coefficients(chart.measure(z)), problem.design, problem.data)
+    barrier = jnp.maximum(FIRST_BARRIER, FIRST_SHARE * level)
+    one = jnp.ones((), jnp.float64)
+    return State(
+        z, barrier / chart.slacks(z), barrier, 0.5 * one, level, jnp.inf * one, jnp.asarray(RUNNING), jnp.asarray(0)
+    )

@@ -1,0 +1,142 @@
+"""The regression function f_G of a mixture of adapted experts, and the coordinates in which errors are measured."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from moe_theory.errors import InputError
+from moe_theory.models.adapters import AbstractAdapter, Projections
+from moe_theory.models.experts import AbstractExpert
+from moe_theory.models.gates import AbstractGate
+from moe_theory.models.measure import MixingMeasure
+
+
+class FrozenAtoms(eqx.Module):
+    """Known atoms, not estimated, that share the softmax with the free ones and anchor it.
+
+    Attributes:
+        log_weights: c, shape (f,).
+        updates: their Delta, leaves of shape (f, ., d).
+    """
+
+    log_weights: Float[Array, " f"]
+    updates: Projections
+
+    @property
+    def count(self) -> int:
+        """Number of frozen atoms; 0 for the un-anchored model."""
+        return self.log_weights.shape[0]
+
+
+def frozen_pretrained(pretrained: Projections, count: int = 1) -> FrozenAtoms:
+    """The default anchor: ``count`` frozen atoms (1, or 0 for none) with Delta = 0 and c = 0."""
+    zeros = jax.tree.map(lambda matrix: jnp.zeros((count, *matrix.shape), jnp.float64), pretrained)
+    return FrozenAtoms(jnp.zeros(count, jnp.float64), zeros)
+
+
+class Coefficients(eqx.Module):
+    """Atoms as the softmax sees them: s_i(x) = log_weight_i + score_i . features(x), h_i(x) = output_i features(x)."""
+
+    log_weight: Float[Array, "*batch k"]
+    score: Float[Array, "*batch k s"]
+    output: Float[Array, "*batch k d_out v"]
+
+
+class Design(eqx.Module):
+    """Features of all support points, and the frozen atoms evaluated at them.
+
+    Attributes:
+        score: (M, 1 + s); the first column is 1 and multiplies the log-weight.
+        output: (M, v).
+        frozen_logits: (f, M).
+        frozen_outputs: (f, d_out, M).
+    """
+
+    score: Float[Array, "M s1"]
+    output: Float[Array, "M v"]
+    frozen_logits: Float[Array, "f M"]
+    frozen_outputs: Float[Array, "f d_out M"]
+
+
+class RegressionModel(eqx.Module):
+    """f_G(x) = sum_i softmax_i( c_i + s(x; W_Q,i) ) h(x; W_V,i), frozen atoms in the same softmax.
+
+    Gate, expert and adapter are values that combine freely. Source: theory section 1.
+
+    Attributes:
+        gate, expert, adapter: see their modules.
+        pretrained: M_Q of shape (q, d) and M_V of shape (d_out, d).
+        frozen: known atoms; with none the model is blind to a common shift of the log-weights.
+
+    Raises:
+        InputError: if the adapter cannot act on the pre-trained matrices.
+    """
+
+    gate: AbstractGate
+    expert: AbstractExpert
+    adapter: AbstractAdapter
+    pretrained: Projections
+    frozen: FrozenAtoms
+
+    def __check_init__(self):
+        self.adapter.check(self.pretrained)
+        if not isinstance(self.frozen, FrozenAtoms):
+            raise InputError("frozen must be FrozenAtoms: use frozen_pretrained(pretrained, count)")
+
+    def adapted(self, atom: Any) -> Projections:
+        """(W_Q, W_V) = (M_Q + Delta_Q, M_V + Delta_V) of one atom."""
+        return self._with_update(self.adapter.update(atom))
+
+    def _with_update(self, delta: Projections) -> Projections:
+        return Projections(self.pretrained.query + delta.query, self.pretrained.value + delta.value)
+
+    def predict(self, measure: MixingMeasure, x: Float[Array, " d"]) -> Float[Array, " d_out"]:
+        """f_G at one sample; vmap over x for many.
+
+        Args:
+            measure: the free atoms, k of them.
+            x: one input, shape (d,).
+        """
+        frozen = jax.vmap(self._with_update)(self.frozen.updates)
+        free = jax.vmap(self.adapted)(measure.atoms)
+        matrices = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), free, frozen)
+        log_weights = jnp.concatenate([measure.log_weights, self.frozen.log_weights])
+        scores = jax.vmap(self.gate.score, (0, None))(matrices.query, x)
+        outputs = jax.vmap(self.expert.output, (0, None))(matrices.value, x)
+        return jax.nn.softmax(log_weights + scores) @ outputs
+
+    def coefficients(self, measure: MixingMeasure) -> Coefficients:
+        """The free atoms as coefficients of the design's features."""
+        matrices = jax.vmap(self.adapted)(measure.atoms)
+        return Coefficients(
+            measure.log_weights,
+            jax.vmap(self.gate.coefficients)(matrices.query),
+            jax.vmap(self.expert.coefficients)(matrices.value),
+        )
+
+    def design(self, support: Float[Array, "M d"]) -> Design:
+        """Features of the support points, computed once for every fit on them."""
+        score = jax.vmap(self.gate.features)(support)
+        output = jax.vmap(self.expert.features)(support)
+        frozen = jax.vmap(self._with_update)(self.frozen.updates)
+        logits = jax.vmap(self.gate.coefficients)(frozen.query) @ score.T + self.frozen.log_weights[:, None]
+        outputs = jnp.einsum("fov,mv->fom", jax.vmap(self.expert.coefficients)(frozen.value), output)
+        ones = jnp.ones((support.shape[0], 1), score.dtype)
+        return Design(jnp.concatenate([ones, score], axis=1), output, logits, outputs)
+
+    def gauge(self, atom: Any) -> Any:
+        """Tangents, at one atom, of the motions that leave f_G unchanged (leading axis: gauge dimension)."""
+        return self.adapter.gauge(atom, self.gate)
+
+    def effective(self, delta: Projections) -> Projections:
+        """What acts of an update, free of every gauge, as a query and a value vector (theory section 2).
+
+        Shared adapters: Delta itself, identified through the value, so the query block repeats nothing and is empty.
+        Otherwise: the gate's coefficients of M_Q + Delta_Q, and Delta_V.
+        """
+        if self.adapter.shared:
+            return Projections(jnp.zeros(0, delta.value.dtype), delta.value.reshape(-1))
+        return Projections(self.gate.coefficients(self.pretrained.query + delta.query), delta.value.reshape(-1))

@@ -1,0 +1,1 @@
+"""Data, or its exact sufficient statistics at any sample size."""

@@ -1,0 +1,1 @@
+"""Claims swept over the sample size, stored, judged and drawn."""

@@ -1,0 +1,1 @@
+"""Losses, predicted rates and rate laws."""
