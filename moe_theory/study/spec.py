@@ -149,7 +149,7 @@ class ProblemSpec(_Specification):
     anchored: bool = True
     support: int = 512
     input_law: Literal["uniform", "gaussian"] = "uniform"
-    problem_seed: Seed = 0
+    problem_seed: Seed = 1
     radius: Positive = 3.0
     weight_floor: Annotated[Real, Field(ge=0)] = 0.05
     weight_cap: Positive = 20.0

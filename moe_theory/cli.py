@@ -1,0 +1,261 @@
+"""The command ``moe-theory``: run claims, judge them, draw them, plan them.
+
+JAX is imported by the workers that fit, not here, so that ``--help`` answers at once. Exit status 0: all went well;
+1: something was computed but could not be finished; 2: the request cannot be carried out (nothing is half-written).
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from moe_theory.errors import InputError, MoeTheoryError
+from moe_theory.study.drawing import draw_claims, draw_headline
+from moe_theory.study.report import Report, predicted_words, report
+from moe_theory.study.spec import SweepSpec, parse_sizes
+from moe_theory.study.store import Store
+from moe_theory.study.sweep import SMOKE, rows_of, run_claim, sweep_of
+from moe_theory.study.tables import claims_table, verdict_table
+from moe_theory.theory.claims import CLAIMS, HEADLINE, Claim, claim_named
+
+app = typer.Typer(
+    help="Measure convergence rates of mixtures of experts and low-rank adapters against their theory.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Names = Annotated[list[str] | None, typer.Argument(help="Ids of claims, see `moe-theory claims`; `all` for every one.")]
+Results = Annotated[Path, typer.Option(help="Folder of stored results; finished cells in it are reused.")]
+Figures = Annotated[Path, typer.Option(help="Folder for figures.")]
+Grid = Annotated[str | None, typer.Option("--n", help="Grid of sizes first:last:count, log-spaced.", metavar="GRID")]
+Reps = Annotated[int | None, typer.Option(help="Replications per size.")]
+Seed = Annotated[int, typer.Option(help="Root of the random streams of data and starts.")]
+Smoke = Annotated[bool, typer.Option(help="Four sizes, eight replications: seconds, decides nothing.")]
+Workers = Annotated[int | None, typer.Option(help="Processes that share the work; by default one per processor.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per claim.")]
+Rank = Annotated[int | None, typer.Option(help="Rank of the adapters.")]
+Dimension = Annotated[int | None, typer.Option(help="Width d of inputs and outputs.")]
+KTrue = Annotated[int | None, typer.Option(help="True atoms.")]
+KFit = Annotated[int | None, typer.Option(help="Fitted atoms.")]
+Sigma = Annotated[float | None, typer.Option(help="Noise standard deviation.")]
+Floor = Annotated[float | None, typer.Option("--weight-floor", help="Least share of an atom's weight; 0 for none.")]
+Starts = Annotated[str | None, typer.Option(help="Starting points: standard, near, untied or smoke.")]
+
+DEFAULT_RESULTS = Path("results")
+DEFAULT_FIGURES = Path("figures")
+
+
+@app.command()
+def claims(as_json: AsJson = False) -> None:
+    """List the claims: id, model, what is claimed, the predicted law."""
+    if as_json:
+        for claim in CLAIMS.values():
+            _print_json(_claim_json(claim))
+        return
+    typer.echo(claims_table(CLAIMS.values()))
+
+
+@app.command()
+def run(
+    names: Names = None,
+    smoke: Smoke = False,
+    n: Grid = None,
+    reps: Reps = None,
+    seed: Seed = 0,
+    results: Results = DEFAULT_RESULTS,
+    workers: Workers = None,
+    rank: Rank = None,
+    dimension: Dimension = None,
+    k_true: KTrue = None,
+    k_fit: KFit = None,
+    sigma: Sigma = None,
+    weight_floor: Floor = None,
+    starts: Starts = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run claims: sample, fit, certify, store, and print the verdicts.
+
+    Example: moe-theory run replora-linear-over --n 1e3:1e12:10 --reps 64
+    """
+    problem = _given(rank=rank, dimension=dimension, k_true=k_true, k_fit=k_fit, sigma=sigma, weight_floor=weight_floor)
+    sweeps = [(claim, _sweep(claim, smoke, n, reps, seed, problem, starts)) for claim in _claims(names)]
+    store = Store(results)
+    store.check_writable()
+    reports = [report(claim, sweep, run_claim(claim, sweep, store, workers)) for claim, sweep in sweeps]
+    _print_reports(reports, as_json)
+
+
+@app.command()
+def verdict(
+    names: Names = None,
+    smoke: Smoke = False,
+    n: Grid = None,
+    reps: Reps = None,
+    seed: Seed = 0,
+    results: Results = DEFAULT_RESULTS,
+    statistic: Annotated[str, typer.Option(help="Curve of the 'median' or the 'mean' over replications.")] = "median",
+    as_json: AsJson = False,
+) -> None:
+    """Judge stored results again, without computing anything."""
+    if statistic not in ("median", "mean"):
+        raise InputError(f"--statistic must be median or mean, got {statistic!r}")
+    store = Store(results)
+    reports = []
+    for claim in _stored(names, store):
+        sweep = _sweep(claim, smoke, n, reps, seed, {}, None)
+        reports.append(report(claim, sweep, rows_of(claim, sweep, store), statistic))
+    _print_reports(reports, as_json)
+
+
+@app.command()
+def plot(
+    names: Names = None,
+    smoke: Smoke = False,
+    n: Grid = None,
+    reps: Reps = None,
+    seed: Seed = 0,
+    results: Results = DEFAULT_RESULTS,
+    figures: Figures = DEFAULT_FIGURES,
+    as_json: AsJson = False,
+) -> None:
+    """Draw stored results: PNG and PDF, with the plotted numbers (CSV) and provenance (JSON) beside them."""
+    store = Store(results)
+    judged = []
+    for claim in _stored(names, store):
+        sweep = _sweep(claim, smoke, n, reps, seed, {}, None)
+        rows = rows_of(claim, sweep, store)
+        judged.append((report(claim, sweep, rows), rows))
+    _print_paths(draw_claims(judged, figures), as_json)
+
+
+@app.command()
+def plan(
+    name: Annotated[str, typer.Argument(help="Id of a claim.")],
+    log_sd: Annotated[float, typer.Option(help="Standard deviation of one replication's log error.")] = 0.5,
+    as_json: AsJson = False,
+) -> None:
+    """Say which grid and how many replications would decide a claim."""
+    from moe_theory.study.planner import plan as make_plan
+
+    claim = claim_named(name)
+    made = make_plan(claim.main.prediction, log_sd)
+    chosen = made.chosen
+    if as_json:
+        best = (
+            None if chosen is None else {"decades": chosen.decades, "sizes": chosen.sizes, "reps": chosen.replications}
+        )
+        _print_json(
+            {"id": claim.id, "predicted": predicted_words(claim.main.prediction), "log_sd": log_sd, "plan": best}
+        )
+        return
+    typer.echo(f"{claim.id}: predicted {predicted_words(claim.main.prediction)}, log-sd {log_sd:g}\n{made.table()}")
+    if chosen is None:
+        typer.echo("no option tried decides in 90 % of cases: use more decades or replications")
+        return
+    last = 10 ** (3 + chosen.decades)
+    typer.echo(f"moe-theory run {claim.id} --n 1e3:{last:.0e}:{chosen.sizes} --reps {chosen.replications}")
+
+
+@app.command()
+def reproduce(
+    smoke: Smoke = False,
+    results: Results = DEFAULT_RESULTS,
+    figures: Figures = DEFAULT_FIGURES,
+    workers: Workers = None,
+) -> None:
+    """Run the headline claims, print their verdicts and draw the figures."""
+    store = Store(results)
+    store.check_writable()
+    judged = []
+    for claim in map(claim_named, HEADLINE):
+        sweep = _sweep(claim, smoke, None, None, 0, {}, None)
+        rows = run_claim(claim, sweep, store, workers)
+        judged.append((report(claim, sweep, rows), rows))
+    _print_reports([made for made, _ in judged], False)
+    _print_paths(draw_headline(judged, figures), False)
+
+
+def _claims(names: list[str] | None) -> list[Claim]:
+    if not names:
+        raise InputError(f"name one or more claims, or all: {', '.join(CLAIMS)}")
+    return list(CLAIMS.values()) if names == ["all"] else [claim_named(name) for name in names]
+
+
+def _stored(names: list[str] | None, store: Store) -> list[Claim]:
+    if names and names != ["all"]:
+        return [claim_named(name) for name in names]
+    found = {key.claim for key in store.cells()}
+    if not found & set(CLAIMS):
+        raise InputError(f"{store.root} holds no results: run `moe-theory run CLAIM` first")
+    return [claim for claim in CLAIMS.values() if claim.id in found]
+
+
+def _sweep(
+    claim: Claim, smoke: bool, n: str | None, reps: int | None, seed: int, problem: dict[str, Any], starts: str | None
+) -> SweepSpec:
+    from moe_theory.study.spec import revise
+
+    changes = {**(SMOKE if smoke else {}), **_given(replications=reps, starts=starts), "seed": seed}
+    if n is not None:
+        changes["sizes"] = parse_sizes(n)
+    base = sweep_of(claim, **changes)
+    if problem.get("k_true") and "k_fit" not in problem:
+        problem = {**problem, "k_fit": problem["k_true"] + (claim.specification == "over")}
+    return revise(base, problem={**base.problem.model_dump(), **problem}) if problem else base
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _claim_json(claim: Claim) -> dict[str, Any]:
+    return {
+        "id": claim.id,
+        "model": claim.model,
+        "specification": claim.specification,
+        "statement": claim.statement,
+        "loss": claim.main.column,
+        "predicted": predicted_words(claim.main.prediction),
+        "source": claim.source,
+    }
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    typer.echo(json.dumps(value, allow_nan=False))
+
+
+def _print_reports(reports: list[Report], as_json: bool) -> None:
+    if as_json:
+        for made in reports:
+            _print_json(made.as_json())
+        return
+    typer.echo(verdict_table(reports))
+
+
+def _print_paths(paths: list[Path], as_json: bool) -> None:
+    if as_json:
+        _print_json({"figures": [str(path) for path in paths]})
+        return
+    for path in paths:
+        typer.echo(str(path))
+
+
+def main() -> None:
+    """Entry point: errors of the user's making become one readable text and exit status 2."""
+    try:
+        app(standalone_mode=True)
+    except InputError as error:
+        _fail(error, 2)
+    except MoeTheoryError as error:
+        _fail(error, 2)
+    except KeyboardInterrupt:
+        print("stopped; the cells finished so far are kept", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _fail(error: Exception, status: int) -> None:
+    print(f"moe-theory: {error}", file=sys.stderr)
+    raise SystemExit(status) from None

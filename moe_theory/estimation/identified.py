@@ -1,0 +1,89 @@
+"""The identified set: how far the loss can move while the objective stays within a hair of its minimum.
+
+Where the objective does not determine the error (LoRA's over-fitted value atoms), one fitted value says little. Here
+the loss D is minimised and maximised over { z in Theta : F(z) <= F(fit) + level } by sequential quadratic
+programming from the fit: with W the Hessian of phi_mu, g its gradient and d = grad D in the gauge slice, the step
+extremises d'p subject to g'p + 1/2 p'Wp <= room, room = level - (F(z) - F(fit)),
+
+    p = -W^-1 g + t W^-1 d,    t = +- sqrt( (2 room + g'W^-1 g) / d'W^-1 d ),
+
+is corrected back to the valley, and shortened until it stays within the level. This searches the component of the
+set that contains the fit; other components are other starts' minima. Source: our derivation.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from moe_theory.estimation.frames import Frame, closest_pair, enter, leave, split_scale
+from moe_theory.estimation.trust_region import Problem, State, View, corrected, look
+
+STEPS = 10
+SHORTENINGS = (1.0, 0.7, 0.4, 0.15, 0.05)
+
+
+class Range(NamedTuple):
+    """Least and largest loss found within the level; the fit's own loss lies between."""
+
+    lowest: Float[Array, "*lanes"]
+    highest: Float[Array, "*lanes"]
+
+
+def identified_range(problem: Problem, state: State, loss: Callable[[Array], Array], level: float) -> Range:
+    """Range of the loss over the fits within ``level`` (units of sigma^2 / n) of this one.
+
+    Args:
+        problem, state: one lane and its converged state.
+        loss: z -> D, differentiable almost everywhere.
+        level: how much higher than at the fit F may be.
+    """
+    lowest, highest = jax.vmap(lambda sign: _extremum(problem, state, loss, level, sign))(jnp.asarray([-1.0, 1.0]))
+    return Range(lowest, highest)
+
+
+def _extremum(
+    problem: Problem, state: State, loss: Callable[[Array], Array], level: float, sign: Array
+) -> Float[Array, ""]:
+    ceiling = state.value + level
+
+    def advance(_: int, carry: tuple[State, Array]) -> tuple[State, Array]:
+        now, best = carry
+        z, reached = _step(problem, now, loss, ceiling, sign)
+        better = sign * reached > sign * best
+        return now._replace(z=jnp.where(better, z, now.z)), jnp.where(better, reached, best)
+
+    return jax.lax.fori_loop(0, STEPS, advance, (state, loss(state.z)))[1]
+
+
+def _step(
+    problem: Problem, state: State, loss: Callable[[Array], Array], ceiling: Array, sign: Array
+) -> tuple[Array, Array]:
+    """One quadratic-programming step, shortened until it keeps below the ceiling: (z, loss there)."""
+    chart = problem.chart
+    order, beside_frozen = closest_pair(chart, state.z)
+    z = chart.aligned(chart.reordered(state.z, order))
+    frame = Frame(beside_frozen, split_scale(chart, beside_frozen, z, jnp.sum(problem.data.precision)))
+    view = View(problem, frame)
+    here = state._replace(z=z, multipliers=state.barrier / chart.slacks(z))
+    y = enter(chart, frame, z)
+    local = look(view, here, y)
+    values, vectors = local.spectrum.values, local.spectrum.vectors
+    curvature = jnp.maximum(values, 1e-12 * values[-1])
+    pull = vectors.T @ jax.grad(lambda point: loss(leave(chart, frame, point)))(y)
+    slope = local.spectrum.slope
+    room = jnp.maximum(ceiling - local.value, 0.0)
+    length = jnp.sqrt((2.0 * room + jnp.sum(slope**2 / curvature)) / jnp.maximum(jnp.sum(pull**2 / curvature), 1e-300))
+    full = vectors @ ((-slope + sign * length * pull) / curvature)
+
+    def attempt(ratio: Array) -> tuple[Array, Array, Array]:
+        moved, _ = corrected(view, local, state.barrier, ratio * full, jnp.zeros(()))
+        inside = jnp.all(view.slacks(moved) > 0.0) & (view.value(moved) <= ceiling)
+        point = leave(chart, frame, moved)
+        return jnp.where(inside, point, z), inside, loss(point)
+
+    points, inside, reached = jax.vmap(attempt)(jnp.asarray(SHORTENINGS))
+    index = jnp.argmax(jnp.where(inside, sign * reached, -jnp.inf))
+    return points[index], jnp.where(inside[index], reached[index], -sign * jnp.inf)

@@ -1,0 +1,157 @@
+"""Many lanes, few of them at work: blocks of fixed shape whose finished lanes are replaced by waiting ones.
+
+A vmapped loop runs until its slowest lane. Here a block of lanes advances ``STEPS`` iterations at a time; finished
+lanes leave, waiting ones take their places, and the compiled shape never changes. A lane's path does not depend on
+its neighbours. Every local device holds a block of its own and all advance at once; no lane talks to another, so the
+same code serves one CPU, one GPU or several.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from moe_theory.estimation.space import Chart
+from moe_theory.estimation.trust_region import (
+    CONVERGED,
+    ITERATION_LIMIT,
+    RUNNING,
+    Problem,
+    State,
+    initial_state,
+    step,
+)
+from moe_theory.models.regression import Design
+from moe_theory.sampling.statistics import Statistics
+
+STEPS = 4
+LONGEST = 160
+DOMINATED = 4
+"""Status of a lane that was stopped because another start of the same data is certain to stay lower."""
+
+FEWEST = 8
+"""Iterations that every lane is granted."""
+
+DOMINATED_MARGIN = 1.0
+"""A lane near a minimum of its own is stopped when a converged lane of its replication is lower by this much..."""
+
+DOMINATED_DECREMENTS = 50.0
+"""...plus this many of its own Newton decrements (units of sigma^2 / n)."""
+
+
+class Lane(NamedTuple):
+    """One start of one replication.
+
+    Attributes:
+        owner: number of the replication, which lanes compete in.
+        data: its sufficient statistics.
+        z: the start.
+    """
+
+    owner: int
+    data: Statistics
+    z: np.ndarray
+
+
+class Finished(NamedTuple):
+    """A lane's end: its position in the order of submission, and its state (numpy scalars and vectors)."""
+
+    index: int
+    owner: int
+    state: State
+
+
+class _Block:
+    """The lanes at work on one device."""
+
+    def __init__(self, device: jax.Device, size: int):
+        self.device = device
+        self.seats: list[tuple[int, Lane] | None] = [None] * size
+        self.data: Statistics | None = None
+        self.state: State | None = None
+
+    def fill(self, waiting: Iterator[tuple[int, Lane]], begin: Callable[[Statistics, np.ndarray], State]) -> bool:
+        """Seat waiting lanes in free places; whether anyone is seated at all."""
+        fresh = np.zeros(len(self.seats), bool)
+        for place, seat in enumerate(self.seats):
+            if seat is None and (arrival := next(waiting, None)) is not None:
+                self.seats[place], fresh[place] = arrival, True
+        occupied = [seat for seat in self.seats if seat is not None]
+        if fresh.any():
+            filler = occupied[0][1]
+            lanes = [filler if seat is None else seat[1] for seat in self.seats]
+            stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *[lane.data for lane in lanes])
+            self.data, starts = jax.device_put((stacked, np.stack([lane.z for lane in lanes])), self.device)
+            assert self.data is not None
+            begun = begin(self.data, starts)
+            self.state = begun if self.state is None else _merged(begun, self.state, fresh)
+        return bool(occupied)
+
+
+class Pool:
+    """Runs lanes of one model and parameter space.
+
+    Args:
+        chart, design: shared by all lanes.
+        lanes: block size on each device.
+    """
+
+    def __init__(self, chart: Chart, design: Design, lanes: int = 64):
+        self.lanes = lanes
+        self._shared = {device: jax.device_put((chart, design), device) for device in jax.local_devices()}
+        self._begin = jax.jit(jax.vmap(_begin, (None, 0, 0)))
+        self._advance = jax.jit(jax.vmap(_advance, (None, 0, 0)))
+
+    def run(self, waiting: Iterator[Lane]) -> Iterator[Finished]:
+        """Yield every lane as it finishes; lanes are taken from the iterator as places fall free."""
+        numbered = enumerate(waiting)
+        blocks = [_Block(device, self.lanes) for device in self._shared]
+        lowest: dict[int, float] = {}
+        while True:
+            busy = [block for block in blocks if block.fill(numbered, self._beginner(block.device))]
+            if not busy:
+                return
+            for block in busy:
+                block.state = self._advance(self._shared[block.device], block.data, block.state)
+            for block in busy:
+                yield from _leaving(block, lowest)
+
+    def _beginner(self, device: jax.Device) -> Callable[[Statistics, np.ndarray], State]:
+        return lambda data, starts: self._begin(self._shared[device], data, starts)
+
+
+def _leaving(block: _Block, lowest: dict[int, float]) -> Iterator[Finished]:
+    """Free the places of finished lanes; ``lowest`` holds each replication's least converged objective."""
+    host: State = jax.tree.map(np.asarray, block.state)
+    status = np.where((host.status == RUNNING) & (host.iterations >= LONGEST), ITERATION_LIMIT, host.status)
+    for place, seat in enumerate(block.seats):
+        if seat is not None and status[place] == CONVERGED:
+            lowest[seat[1].owner] = min(lowest.get(seat[1].owner, np.inf), float(host.value[place]))
+    for place, seat in enumerate(block.seats):
+        if seat is None:
+            continue
+        index, lane = seat
+        hopeless = lowest.get(lane.owner, np.inf) + DOMINATED_MARGIN + DOMINATED_DECREMENTS * host.decrement[place]
+        if status[place] == RUNNING and host.iterations[place] > FEWEST and host.value[place] > hopeless:
+            status[place] = DOMINATED
+        if status[place] != RUNNING:
+            block.seats[place] = None
+            own = jax.tree.map(lambda leaf, at=place: leaf[at].copy(), host)
+            yield Finished(index, lane.owner, own._replace(status=status[place]))
+
+
+def _merged(new: State, old: State, fresh: np.ndarray) -> State:
+    def pick(begun: jax.Array, running: jax.Array) -> jax.Array:
+        return jnp.where(fresh.reshape((-1,) + (1,) * (begun.ndim - 1)), begun, running)
+
+    return jax.tree.map(pick, new, old)
+
+
+def _begin(shared: tuple[Chart, Design], data: Statistics, z: jax.Array) -> State:
+    return initial_state(Problem(*shared, data), z)
+
+
+def _advance(shared: tuple[Chart, Design], data: Statistics, state: State) -> State:
+    return jax.lax.fori_loop(0, STEPS, lambda _, now: step(Problem(*shared, data), now), state)

@@ -1,0 +1,62 @@
+"""Which figures are drawn of which claims."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from moe_theory.study.figures import Panel, claim_figure, claim_panel, comparison_figure
+from moe_theory.study.provenance import provenance
+from moe_theory.study.report import Report
+
+Drawn = tuple[Report, pd.DataFrame]
+"""A report and the rows that it judges."""
+
+
+def draw_claims(drawn: Sequence[Drawn], folder: Path) -> list[Path]:
+    """One figure per claim, named after it."""
+    paths = []
+    for made, rows in drawn:
+        measures = [made.claim.main, *made.claim.others]
+        references = {m.column: m.prediction.exponent for m in measures if m.prediction.exponent is not None}
+        paths += claim_figure(
+            f"{made.claim.model}, {made.claim.specification}-specified" if made.claim.specification == "exact"
+            else f"{made.claim.model}, over-specified",
+            rows,
+            made.main.verdict,
+            made.claim.main.from_size or None,
+            folder / made.claim.id,
+            columns=[measure.column for measure in measures],
+            references=references,
+            provenance=_lasting(provenance()),
+        )  # fmt: skip
+    return paths
+
+
+def draw_headline(drawn: Sequence[Drawn], folder: Path) -> list[Path]:
+    """One figure per claim, and LoRA beside RepLoRA, over-specified, on one error axis."""
+    paths = draw_claims(drawn, folder)
+    by_id = {made.claim.id: (made, rows) for made, rows in drawn}
+    if {"lora-over", "replora-linear-over"} <= by_id.keys():
+        panels = [_over_panel(*by_id[name]) for name in ("lora-over", "replora-linear-over")]
+        paths += comparison_figure(panels[0], panels[1], folder / "lora-against-replora", _lasting(provenance()))
+    return paths
+
+
+def _over_panel(made: Report, rows: pd.DataFrame) -> Panel:
+    columns = ["D_12", "overfitted_error", "singleton_error", "function_error"]
+    references = {} if made.claim.identified_set else {"D_12": -0.5, "overfitted_error": -0.25, "singleton_error": -0.5}
+    return claim_panel(
+        f"{made.claim.model}, over-specified",
+        rows,
+        None,
+        1e5,
+        columns,
+        {**references, "function_error": -0.5},
+        tail_level=0.9,
+    )
+
+
+def _lasting(described: dict) -> dict:
+    """Provenance without the time, so that a figure drawn twice from the same rows is the same file."""
+    return {name: value for name, value in described.items() if name != "written_at"}

@@ -1,0 +1,46 @@
+"""Plain-text tables for the terminal and Markdown."""
+
+from collections.abc import Iterable
+
+from moe_theory.study.report import Judged, Report, predicted_words
+from moe_theory.theory.claims import Claim
+
+
+def claims_table(claims: Iterable[Claim]) -> str:
+    """One row per claim: id, model, specification, loss, predicted law, statement."""
+    rows = [["id", "model", "k_fit", "loss", "predicted", "statement"]]
+    for claim in claims:
+        words = predicted_words(claim.main.prediction)
+        rows.append([claim.id, claim.model, claim.specification, claim.main.column, words, claim.statement])
+    return aligned(rows)
+
+
+def verdict_table(reports: Iterable[Report]) -> str:
+    """One row per claim and measure, then the reason of every claim's verdict."""
+    rows = [["claim", "measure", "predicted", "measured exponent", "law", "certified", "verdict"]]
+    reasons = []
+    for made in reports:
+        rows.append(_row(made.claim.id, made.main, f"{100 * made.certified_share:.1f} %"))
+        rows.extend(_row("", judged, "") for judged in made.others)
+        reasons.append(f"{made.claim.id}: {made.main.verdict.reason}")
+    return "\n".join([aligned(rows), "", *reasons])
+
+
+def _row(name: str, judged: Judged, certified: str) -> list[str]:
+    verdict = judged.verdict
+    if verdict.exponent is None or verdict.interval is None:
+        exponent = "-"
+    else:
+        exponent = f"{verdict.exponent:+.3f} [{verdict.interval[0]:+.3f}, {verdict.interval[1]:+.3f}]"
+    predicted = predicted_words(judged.measure.prediction)
+    return [name, judged.measure.words, predicted, exponent, verdict.law, certified, str(verdict.status)]
+
+
+def aligned(rows: list[list[str]]) -> str:
+    """A Markdown table whose columns line up."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])

@@ -1,0 +1,153 @@
+"""Voronoi losses between a fitted and a true mixing measure (theory section 3), frozen atoms included.
+
+Weights w_i = exp(c_i). Cell of true atom j: V_j = { i : || phi_i - phi*_j || <= || phi_i - phi*_l || for all l },
+
+    D_r  = sum_j | sum_{V_j} w_i - w*_j | + sum_j sum_{V_j} w_i || phi_i - phi*_j ||^r
+    D_12 = the same weight term + power 1 in cells of one fitted atom, power 2 in cells of several.
+
+**Frozen atoms are atoms of the truth.** A fitted atom at a frozen atom's place with weight w, all other weights times
+1 + w, gives *exactly* the same f_G: the softmax sees one atom of weight 1 + w there. Against the estimated atoms
+alone such a fit has a large loss that no sample size removes. So every frozen atom has a cell too, and all weights
+are taken relative to the weight that the frozen cells hold. ``losses(..., anchored=False)`` keeps the definition
+without frozen cells, so that the difference can be shown. Source: theory section 3; the frozen cells are our
+derivation. Without a frozen atom the common scale of the weights is divided out by the scale a = w*_j / w(V_j) that
+minimises the loss (the loss is piecewise linear and convex in a, so its minimum is at one of these).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from moe_theory.models.measure import MixingMeasure
+from moe_theory.models.regression import RegressionModel
+
+
+class Losses(NamedTuple):
+    """Errors of one fitted measure in one coordinate map.
+
+    Attributes:
+        d_1, d_2, d_12: Voronoi losses.
+        weight: the weight term.
+        singleton: root of sum w ||.||^2 / sum w over atoms alone in the cell of an estimated true atom; NaN if none.
+        overfitted: the same over atoms that share such a cell; NaN if none.
+        frozen: the same over fitted atoms in a frozen atom's cell; NaN if none.
+        query, value: the over-fitted error of the query and value blocks apart.
+        pattern: fitted atoms per estimated true atom's cell, then in frozen cells, as decimal digits.
+    """
+
+    d_1: Float[Array, ""]
+    d_2: Float[Array, ""]
+    d_12: Float[Array, ""]
+    weight: Float[Array, ""]
+    singleton: Float[Array, ""]
+    overfitted: Float[Array, ""]
+    frozen: Float[Array, ""]
+    query: Float[Array, ""]
+    value: Float[Array, ""]
+    pattern: Int[Array, ""]
+
+
+class Points(NamedTuple):
+    """Atoms in a coordinate map: query and value blocks (either may be empty), and weights."""
+
+    query: Float[Array, "k q"]
+    value: Float[Array, "k v"]
+    weights: Float[Array, " k"]
+
+
+def effective_points(model: RegressionModel, measure: MixingMeasure) -> Points:
+    """Atoms in effective coordinates: what acts of an update, free of every gauge (theory section 2)."""
+    query, value = jax.vmap(model.effective)(jax.vmap(model.adapter.update)(measure.atoms))
+    return Points(query, value, jnp.exp(measure.log_weights))
+
+
+def factor_points(model: RegressionModel, measure: MixingMeasure) -> Points:
+    """Atoms in raw, balanced factors: never identified (gauge), shown but not judged."""
+    atoms = jax.vmap(model.adapter.balance)(measure.atoms)
+    flat = jnp.concatenate([leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(atoms)], axis=1)
+    return Points(jnp.zeros((flat.shape[0], 0), flat.dtype), flat, jnp.exp(measure.log_weights))
+
+
+def frozen_points(model: RegressionModel) -> Points:
+    """The frozen atoms in effective coordinates."""
+    query, value = jax.vmap(model.effective)(model.frozen.updates)
+    return Points(query, value, jnp.exp(model.frozen.log_weights))
+
+
+def effective_losses(
+    model: RegressionModel, fitted: MixingMeasure, truth: MixingMeasure, anchored: bool = True
+) -> Losses:
+    """Losses in effective coordinates, the ones that verdicts use."""
+    frozen = frozen_points(model) if anchored else jax.tree.map(lambda leaf: leaf[:0], frozen_points(model))
+    shift = model.frozen.count == 0
+    return losses(effective_points(model, fitted), effective_points(model, truth), frozen, shift)
+
+
+def factor_losses(model: RegressionModel, fitted: MixingMeasure, truth: MixingMeasure) -> Losses:
+    """Losses in raw factors; frozen atoms have Delta = 0 and no factors of their own, so they get no cell."""
+    true = factor_points(model, truth)
+    none = jax.tree.map(lambda leaf: leaf[:0], true)
+    return losses(factor_points(model, fitted), true, none, model.frozen.count == 0)
+
+
+def losses(fitted: Points, true: Points, frozen: Points, divide_scale: bool) -> Losses:
+    """All losses of one fitted measure.
+
+    Args:
+        fitted, true: estimated atoms.
+        frozen: known atoms of both measures, possibly none.
+        divide_scale: minimise over a common scale of the fitted weights (a model without an anchor).
+    """
+    k_true, k_frozen = true.weights.shape[0], frozen.weights.shape[0]
+    query = jnp.concatenate([true.query, frozen.query])
+    value = jnp.concatenate([true.value, frozen.value])
+    target = jnp.concatenate([true.weights, frozen.weights])
+    by_query = jnp.sum((fitted.query[:, None] - query[None]) ** 2, axis=-1)
+    by_value = jnp.sum((fitted.value[:, None] - value[None]) ** 2, axis=-1)
+    squared = by_query + by_value
+    cell = jnp.argmin(squared, axis=1)
+    member = cell[:, None] == jnp.arange(k_true + k_frozen)[None]
+    in_frozen = cell >= k_true
+
+    weights = fitted.weights
+    held = jnp.concatenate([jnp.zeros(k_true, target.dtype), frozen.weights])
+    if k_frozen:
+        scale = jnp.sum(frozen.weights) / (jnp.sum(frozen.weights) + jnp.sum(jnp.where(in_frozen, weights, 0.0)))
+        weights, held = weights * scale, held * scale
+
+    distance = jnp.sqrt(jnp.min(squared, axis=1))
+    count = jnp.sum(member, axis=0)
+    alone = count[cell] == 1
+
+    def loss(powered: Float[Array, " k"]) -> Float[Array, ""]:
+        spread = jnp.sum(weights * powered)
+        mass = jnp.sum(jnp.where(member, weights[:, None], 0.0), axis=0) + held
+        if not divide_scale:
+            return jnp.sum(jnp.abs(mass - target)) + spread
+        scales = jnp.where(mass > 0, target / jnp.where(mass > 0, mass, 1.0), jnp.inf)
+        at = jnp.sum(jnp.abs(scales[:, None] * mass[None] - target[None]), axis=1) + scales * spread
+        return jnp.min(jnp.where(jnp.isfinite(scales), at, jnp.inf))
+
+    def atom_error(which: Array, square: Array) -> Float[Array, ""]:
+        total = jnp.sum(jnp.where(which, weights, 0.0))
+        mean = jnp.sum(jnp.where(which, weights * square, 0.0)) / jnp.where(total > 0, total, 1.0)
+        return jnp.where(total > 0, jnp.sqrt(mean), jnp.nan)
+
+    crowded = ~alone & ~in_frozen
+    own = jnp.take_along_axis(by_query, cell[:, None], axis=1)[:, 0]
+    other = jnp.take_along_axis(by_value, cell[:, None], axis=1)[:, 0]
+    digits = jnp.concatenate([count[:k_true], jnp.sum(count[k_true:], keepdims=True)])
+    return Losses(
+        d_1=loss(distance),
+        d_2=loss(distance**2),
+        d_12=loss(jnp.where(alone, distance, distance**2)),
+        weight=loss(jnp.zeros_like(distance)),
+        singleton=atom_error(alone & ~in_frozen, distance**2),
+        overfitted=atom_error(crowded, distance**2),
+        frozen=atom_error(in_frozen, distance**2),
+        query=atom_error(crowded, own),
+        value=atom_error(crowded, other),
+        pattern=jnp.sum(digits * 10 ** jnp.arange(k_true, -1, -1)),
+    )

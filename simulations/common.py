@@ -1,0 +1,33 @@
+"""What the simulation scripts share: run claims, print their verdicts, draw them."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from moe_theory.study.drawing import draw_claims
+from moe_theory.study.report import report
+from moe_theory.study.store import Store
+from moe_theory.study.sweep import SMOKE, run_claim, sweep_of
+from moe_theory.study.tables import verdict_table
+from moe_theory.theory.claims import claim_named
+
+
+def main(claims: Sequence[str], sizes: str, replications: int, seed: int, description: str | None) -> None:
+    """Run the claims with the script's numbers (or smoke sizes), print the verdict table, draw the figures."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="seconds instead of minutes; decides nothing")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of stored results")
+    parser.add_argument("--figures", type=Path, default=Path("figures"), help="folder for figures")
+    parser.add_argument("--workers", type=int, default=None, help="processes; one per processor by default")
+    options = parser.parse_args()
+    settings: dict[str, Any] = {"sizes": sizes, "replications": replications}
+    store = Store(options.results)
+    drawn = []
+    for claim in map(claim_named, claims):
+        sweep = sweep_of(claim, seed=seed, **(SMOKE if options.smoke else settings))
+        rows = run_claim(claim, sweep, store, options.workers)
+        drawn.append((report(claim, sweep, rows), rows))
+    print(verdict_table([made for made, _ in drawn]))
+    for path in draw_claims(drawn, options.figures):
+        print(path)
