@@ -2,7 +2,8 @@
 
 When two atoms (a, b) fit one true atom, the valley of the objective is straight only in the moments of the pair,
 
-    W = w_a + w_b,   t = log(w_a / w_b),   m = (w_a theta_a + w_b theta_b) / W,   eta = sqrt(w_a w_b) (theta_a - theta_b) / W,
+    W = w_a + w_b,   t = log(w_a / w_b),
+    m = (w_a theta_a + w_b theta_b) / W,   eta = sqrt(w_a w_b) (theta_a - theta_b) / W,
 
 because f_G feels W and m at first order, eta eta' at second and t only at third: moving t alone keeps the two first
 moments and the second. A fitted atom next to a frozen one has the same kind of valley, straight in t = log w_a,

@@ -1,9 +1,9 @@
 """The compact parameter space Theta, its coordinates z, and the slacks of its constraints.
 
-The theorems assume a compact Theta and so do we (theory section 4): every adapted matrix has ||Delta||_F <= R, every
-fitted atom at least the share w_min of the total fitted weight, the total fitted weight at most W. Coordinates are
-z = (v, factors) with w_i = v_i + b sum_l v_l, b = w_min / (1 - k w_min); then w_i - w_min sum_l w_l = v_i, so the weight
-floor is the plain bound v_i >= 0, and the weights are linear in z. Source: our derivation.
+The theorems assume a compact Theta and so do we (theory section 4): every adapted matrix has ||Delta||_F <= R,
+every fitted atom at least the share w_min of the total fitted weight, the total fitted weight at most W. Coordinates
+are z = (v, factors) with w_i = v_i + b sum_l v_l, b = w_min / (1 - k w_min); then w_i - w_min sum_l w_l = v_i, so the
+weight floor is the plain bound v_i >= 0, and the weights are linear in z. Source: our derivation.
 """
 
 from typing import Any, NamedTuple

@@ -115,7 +115,7 @@ class StartMaker:
             yield "frozen", np.append(self._weights, np.full(extra, 0.5)), np.vstack([self._atoms, small])
 
     def _split(self, atom: int, scale: float, ratio: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Split one true atom in k_fit - k_true + 1 parts; the first keeps 1 / (1 + ratio), mean and weight are kept."""
+        """Split one true atom in k_fit - k_true + 1 parts, mean and weight kept; the first keeps 1 / (1 + ratio)."""
         extra = self._chart.k - len(self._weights)
         least = 1.3 * self._chart.space.weight_floor * self._weights.sum() / self._weights[atom]
         share = np.clip(ratio / (1.0 + ratio) / extra, min(least, 0.5 / extra), 0.5 / extra)
@@ -136,7 +136,7 @@ class StartMaker:
 
 
 def _pulled_inside(chart: Chart, z: jax.Array) -> jax.Array:
-    """Shrink the factors by the largest of a few ratios that leaves a hundredth of every slack (weights: a thousandth)."""
+    """Shrink the factors by the largest of a few ratios that leaves a hundredth of every slack."""
     ratios = jnp.asarray([1.0, 0.9, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1])
     shrunk = jnp.concatenate(
         [jnp.broadcast_to(z[: chart.k], (ratios.shape[0], chart.k)), ratios[:, None] * z[None, chart.k :]], axis=1

@@ -9,10 +9,10 @@ by primal-dual steps: multipliers lambda_c approximate mu / s_c and the model He
     W = hess F - sum_c lambda_c hess s_c + sum_c (lambda_c / s_c) grad s_c grad s_c'.
 
 At the end lambda >= 0 and sum lambda s = (number of constraints) mu: the KKT conditions up to that gap.
-Three things make it converge on the nearly flat, curved valleys of over-fitted problems:
+Four things make it converge on the nearly flat, curved valleys of over-fitted problems:
 
-- the gauge is divided out analytically: steps stay in a slice C' p = 0 across its orbits (``frames.gauge_slice``), where
-  the model is P W P + gamma C C' with P = I - C C';
+- the gauge is divided out analytically: steps stay in a slice C' p = 0 across its orbits (``frames.gauge_slice``),
+  where the model is P W P + gamma C C' with P = I - C C';
 - steps are straight in moment coordinates of the closest pair of atoms (``frames``), where the valley is;
 - the trust-region problem is solved exactly in the eigenbasis of W, indefinite or not (More and Sorensen 1983);
 - each step is corrected back to the valley's floor with the same factorisation: stiff coordinates follow the flat
@@ -162,7 +162,7 @@ def look(view: View, state: State, y: Float[Array, " z"]) -> Local:
 
 
 def newton_decrement(spectrum: Spectrum) -> tuple[Float[Array, ""], Float[Array, ""], Bool[Array, ""]]:
-    """(1/2 g' W^-1 g over resolved curvature, the steepest slope along unresolved curvature, any negative curvature)."""
+    """(1/2 g' W^-1 g over resolved curvature, steepest slope along unresolved curvature, any negative curvature)."""
     resolved, values = spectrum.resolved, spectrum.values
     gain = 0.5 * jnp.sum(jnp.where(resolved, spectrum.slope**2 / jnp.where(resolved, jnp.abs(values), 1.0), 0.0))
     unresolved = jnp.max(jnp.where(resolved, 0.0, jnp.abs(spectrum.slope)))
@@ -183,7 +183,7 @@ def trust_region_step(spectrum: Spectrum, radius: Float[Array, ""]) -> tuple[Flo
         return jnp.where(long, middle, low), jnp.where(long, high, middle)
 
     inside = jnp.linalg.norm(along / (values + least + tiny)) <= radius
-    low, high = jax.lax.fori_loop(0, 40, halve, (jnp.zeros_like(largest), largest - least + tiny))
+    _, high = jax.lax.fori_loop(0, 40, halve, (jnp.zeros_like(largest), largest - least + tiny))
     shift = least + jnp.where(inside, jnp.where(least > 0, tiny, 0.0), high)
     step = -along / jnp.where(values + shift > 0, values + shift, tiny)
     step = step * jnp.minimum(1.0, radius / jnp.maximum(jnp.linalg.norm(step), 1e-300))
@@ -211,18 +211,22 @@ def corrected(
     spectrum = local.spectrum
     expected = spectrum.slope + spectrum.values * (spectrum.vectors.T @ step)
     curvature = jnp.maximum(spectrum.values + shift, RESOLUTION * spectrum.values[-1])
-    trial = local.y + step
-    best, level = trial, merit(view, local, barrier, trial)
     softest = STIFF / jnp.maximum(jnp.sum(step**2), 1e-200)
     stiffest = jnp.maximum(0.1 * spectrum.values[-1], softest)
-    for index in range(1, CORRECTIONS + 1):
-        cut = softest * (stiffest / softest) ** (1.0 - index / CORRECTIONS)
+
+    def correct(index: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        trial, best, level = carry
+        cut = softest * (stiffest / softest) ** (1.0 - (index + 1) / CORRECTIONS)
         slacks, pull = jax.vjp(view.slacks, trial)
         steep = view.slope(trial) - pull(barrier / slacks)[0]
         excess = (spectrum.vectors.T @ steep - expected) / curvature
         trial = trial - spectrum.vectors @ jnp.where(spectrum.values > cut, excess, 0.0)
         lower = merit(view, local, barrier, trial)
-        best, level = jnp.where(lower < level, trial, best), jnp.minimum(lower, level)
+        return trial, jnp.where(lower < level, trial, best), jnp.minimum(lower, level)
+
+    trial = local.y + step
+    first = (trial, trial, merit(view, local, barrier, trial))
+    _, best, level = jax.lax.fori_loop(0, CORRECTIONS, correct, first)
     return best, level
 
 

@@ -25,6 +25,9 @@ from moe_theory.theory.voronoi import Losses, effective_losses, factor_losses
 Gap = tuple[int, int, int]
 """(n, first replication, how many)."""
 
+COMPILE_SIZE = 10_000
+"""Sample size of the replication that is fitted, and forgotten, to compile."""
+
 STATUS = {0: "running", 1: "converged", 2: "iteration_limit", 3: "stalled", 4: "dominated"}
 
 
@@ -58,6 +61,11 @@ class Replicator:
         self._certify = jax.jit(jax.vmap(self._certify_lane))
         self._measure = jax.jit(jax.vmap(self._measure_lane))
         self._range = jax.jit(jax.vmap(self._range_lane)) if identified_set else None
+
+    def compile(self) -> None:
+        """Compile (or load from the compilation cache) everything that a cell needs, by one throw-away replication."""
+        for _ in self.cells([(COMPILE_SIZE, 0, 1)]):
+            pass
 
     def cells(self, gaps: Sequence[Gap]) -> Iterator[tuple[Gap, pd.DataFrame]]:
         """Fit the gaps and yield (gap, rows) as each is finished.

@@ -2,10 +2,11 @@
 
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import pandas as pd
@@ -14,7 +15,7 @@ from moe_theory.errors import MoeTheoryError
 from moe_theory.study.progress import Progress
 from moe_theory.study.spec import SweepSpec, problem_hash, revise
 from moe_theory.study.store import CellKey, Store
-from moe_theory.theory.claims import Claim
+from moe_theory.theory.claims import Claim, claim_named
 
 CELL = 16
 """Replications per stored cell: small enough that a kill costs little, large enough to keep the blocks full."""
@@ -80,19 +81,24 @@ def _compute(claim: Claim, sweep: SweepSpec, root: Path, gaps: list[tuple[int, i
     with Progress(rows, claim.id) as progress:
         if workers == 1 or len(gaps) == 1:
             for n, count in compute_cells(claim, sweep, root, gaps):
-                progress.advance(count, f"n = {n:.0e}")
+                if count:
+                    progress.advance(count, f"n = {n:.0e}")
             return
         shares = [gaps[index::workers] for index in range(min(workers, len(gaps)))]
         context = multiprocessing.get_context("spawn")
         queue = context.Manager().Queue()
         with ProcessPoolExecutor(len(shares), mp_context=context, initializer=_one_thread) as pool:
-            jobs = [pool.submit(_work, claim.id, sweep, root, share, queue) for share in shares]
+            jobs = [pool.submit(_work, claim.id, sweep, root, shares[0], queue)]
             try:
+                while not jobs[0].done() and not _drain(queue, progress):
+                    pass  # the first worker fills the compilation cache that the others read
+                jobs += [pool.submit(_work, claim.id, sweep, root, share, queue) for share in shares[1:]]
                 while not all(job.done() for job in jobs):
                     _drain(queue, progress)
                 for job in as_completed(jobs):
                     job.result()
-                _drain(queue, progress)
+                while _drain(queue, progress):
+                    pass
             except BrokenProcessPool as error:
                 raise MoeTheoryError(
                     "a worker process died, perhaps for lack of memory: run again with fewer --workers; the cells "
@@ -100,14 +106,15 @@ def _compute(claim: Claim, sweep: SweepSpec, root: Path, gaps: list[tuple[int, i
                 ) from error
 
 
-def _drain(queue: Any, progress: Progress) -> None:
-    from queue import Empty
-
+def _drain(queue: Any, progress: Progress) -> bool:
+    """Report one message of the workers, if there is one: (n, replications done); (0, 0) is 'compiled'."""
     try:
         n, count = queue.get(timeout=0.2)
     except Empty:
-        return
-    progress.advance(count, f"n = {n:.0e}")
+        return False
+    if count:
+        progress.advance(count, f"n = {n:.0e}")
+    return True
 
 
 def _one_thread() -> None:
@@ -118,14 +125,14 @@ def _one_thread() -> None:
 
 
 def _work(claim_id: str, sweep: SweepSpec, root: Path, gaps: list[tuple[int, int, int]], queue: Any) -> None:
-    from moe_theory.theory.claims import claim_named
-
-    for n, count in compute_cells(claim_named(claim_id), sweep, root, gaps):
-        queue.put((n, count))
+    for message in compute_cells(claim_named(claim_id), sweep, root, gaps):
+        queue.put(message)
 
 
-def compute_cells(claim: Claim, sweep: SweepSpec, root: Path, gaps: list[tuple[int, int, int]]) -> Any:
-    """Compute and store cells in this process; yields (n, replications) as each is written."""
+def compute_cells(
+    claim: Claim, sweep: SweepSpec, root: Path, gaps: list[tuple[int, int, int]]
+) -> Iterator[tuple[int, int]]:
+    """Compute and store cells in this process; yields (0, 0) once compiled, (n, replications) per cell written."""
     from moe_theory.precision import enable_x64
 
     enable_x64()
@@ -133,6 +140,9 @@ def compute_cells(claim: Claim, sweep: SweepSpec, root: Path, gaps: list[tuple[i
 
     store = Store(root)
     metadata = {"specification": sweep.model_dump(mode="json"), "block": sweep.block}
-    for (n, first, count), rows in Replicator(sweep, claim.identified_set).cells(gaps):
+    replicator = Replicator(sweep, claim.identified_set)
+    replicator.compile()
+    yield 0, 0
+    for (n, first, count), rows in replicator.cells(gaps):
         store.write_cell(CellKey(claim.id, problem_hash(sweep), n, first, count), rows, metadata)
         yield n, count

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.flatten_util import ravel_pytree
 from scipy.linalg import expm
 
 from moe_theory.errors import InputError
@@ -215,8 +214,8 @@ def flat(atom):
     return np.concatenate([np.asarray(leaf).ravel() for leaf in atom])
 
 
-def each(measure):
-    return [jax.tree.map(lambda leaf, i=i: leaf[i], measure.atoms) for i in range(measure.k)]
+def each_of(atoms):
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], atoms) for i in range(len(atoms[0]))]
 
 
 def stacked(atoms):
@@ -229,7 +228,7 @@ def test_general_linear_gauge_changes_neither_f_nor_effective_coordinates(gate, 
     measure, x = random_measure(model), jnp.asarray(inputs())
     # Close to the identity: a bounded activation cannot follow every turn.
     turn = np.array([[1.03]]) if rank == 1 else np.array([[1.02, 0.01], [-0.01, 0.98]])
-    atoms = stacked([turned(model.adapter, atom, turn) for atom in each(measure)])
+    atoms = stacked([turned(model.adapter, atom, turn) for atom in each_of(measure.atoms)])
     assert np.max(np.abs(flat(atoms) - flat(measure.atoms))) > 0.01
     np.testing.assert_allclose(
         predictions(model, MixingMeasure(measure.log_weights, atoms), x), predictions(model, measure, x), atol=1e-12
@@ -267,39 +266,50 @@ def gauge_dimension(gate, adapter, rank):
     return rank**2 + (rank * (2 * rank - 1) if gate == "attention" else rank**2)
 
 
-def sensitivities(model, measure, x):
-    """Jacobians of the first atom's coefficients and of f with respect to its factors, and the gauge's tangents.
+def smooth_predict(model, factors, others, x):
+    """f at many points for complex factors of the first atom, in NumPy; the shared factor of the gates cancels."""
+    pretrained, gate = model.pretrained, model.gate
 
-    df/ds = p (h - f) and df/dh = p by hand: only the coefficients are differentiated automatically.
-    """
-    atom = each(measure)[0]
-    point, unravel = ravel_pytree(atom)
+    def update(atom):
+        if isinstance(model.adapter, Lora):
+            return atom[0] @ atom[1], atom[2] @ atom[3]
+        left, right = (SLOW_ACTIVATIONS[model.adapter.activation](leaf) for leaf in atom)
+        return left @ right, left @ right
 
-    def alone(factors):
-        matrices = model.adapted(unravel(factors))
-        score, output = model.gate.coefficients(matrices.query), model.expert.coefficients(matrices.value)
-        return jnp.concatenate([score, output.reshape(-1)])
+    total, out = 0.0, 0.0
+    for query, value in [*(update(atom) for atom in (factors, *others)), (0.0, 0.0)]:
+        adapted = np.asarray(pretrained.query) + query
+        if isinstance(gate, AttentionGate):
+            score = np.einsum("ma,ab,mb->m", x, adapted @ np.asarray(gate.key), x) / D**0.5
+        else:
+            score = -0.5 * np.sum((x @ adapted.T - np.asarray(gate.center)) ** 2, axis=1)
+        total = total + np.exp(0.2 * score)
+        out = out + np.exp(0.2 * score)[:, None] * (x @ (np.asarray(pretrained.value) + value).T)
+    return out / total[:, None]
 
-    of_coefficients = np.asarray(jax.jacfwd(alone)(point))
-    design = model.design(x)
-    mixture = jax.tree.map(np.asarray, mix(model.coefficients(measure), design))
-    share, excess = mixture.gates[0], mixture.outputs[0] - mixture.prediction
-    by_score = np.einsum("m,om,ms->oms", share, excess, np.asarray(design.score)[:, 1:])
-    by_output = np.einsum("m,op,mv->ompv", share, np.eye(len(excess)), np.asarray(design.output))
-    of_f = np.concatenate([by_score, by_output.reshape(*by_score.shape[:2], -1)], axis=2) @ of_coefficients
-    tangents = jax.vmap(lambda tangent: ravel_pytree(tangent)[0])(model.gauge(atom))
-    return of_coefficients, of_f.reshape(-1, point.size), np.asarray(tangents)
+
+def jacobian_of_f(model, atom, others, x):
+    """By complex steps, exact to rounding. The scores count a fifth, which keeps every atom alive at every point."""
+    columns = []
+    for which, leaf in enumerate(atom):
+        for index in np.ndindex(leaf.shape):
+            moved = [np.asarray(factor, complex) for factor in atom]
+            moved[which][index] += 1e-100j
+            columns.append(smooth_predict(model, moved, others, x).imag.ravel() / 1e-100)
+    return np.stack(columns, axis=1)
 
 
 def check_gauge(model, dimension):
-    of_coefficients, of_f, tangents = sensitivities(model, random_measure(model), jnp.asarray(inputs(24)))
-    tangents = tangents / np.linalg.norm(tangents, axis=1, keepdims=True)
-    for jacobian in (of_coefficients, of_f):
-        sizes = np.linalg.svd(jacobian, compute_uv=False)
-        assert np.max(np.abs(jacobian @ tangents.T)) < 1e-12 * sizes[0]
-        assert jacobian.shape[1] - np.sum(sizes > 1e-9 * sizes[0]) == dimension
-    assert tangents.shape[0] == dimension
-    assert np.linalg.svd(tangents, compute_uv=False)[-1] > 1e-6
+    """The nullity of the Jacobian is as it should be, and the package's tangents span the null space."""
+    atom, *others = ([np.asarray(leaf) for leaf in random_atoms(model, seed)] for seed in range(3))
+    jacobian = jacobian_of_f(model, atom, others, inputs(40))
+    sizes = np.linalg.svd(jacobian, compute_uv=False)
+    assert jacobian.shape[1] - np.sum(sizes > 1e-10 * sizes[0]) == dimension
+    tangents = np.stack([flat(tangent) for tangent in each_of(model.gauge(random_atoms(model, 0)))])
+    tangents /= np.linalg.norm(tangents, axis=1, keepdims=True)
+    assert np.max(np.abs(jacobian @ tangents.T)) < 1e-13 * sizes[0]
+    assert len(tangents) == dimension
+    assert np.linalg.svd(tangents, compute_uv=False)[-1] > 1e-3
 
 
 @pytest.mark.parametrize(("gate", "adapter", "rank"), CASES)
@@ -406,7 +416,7 @@ def test_bounded_activation_keeps_every_entry_off_its_unreachable_bounds(activat
         assert np.sum(slacks(bound - 1e-3 * inwards) < 0) == D
 
 
-@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize("adapter", ["lora", "sigmoid"])
 def test_drawn_atoms_lie_inside_and_have_the_size_asked_for(adapter):
     model = make_model("attention", adapter, 2)
     keys = jax.random.split(jax.random.key(0), 256)
@@ -418,7 +428,7 @@ def test_drawn_atoms_lie_inside_and_have_the_size_asked_for(adapter):
 
     deltas, slacks = drawn(keys)
     assert np.mean(np.all(np.asarray(slacks) > 0, axis=1)) > 0.95
-    if adapter in ("lora", "identity"):
+    if adapter == "lora":
         for delta in deltas:
             square = np.sum(np.asarray(delta) ** 2, axis=(1, 2))
             assert abs(square.mean() - 0.8**2) < 4 * square.std() / 16
