@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import pandas as pd
 import typer
 
-from moe_theory.errors import InputError, MoeTheoryError
+from moe_theory.errors import InputError, MoeTheoryError, StoreError
 from moe_theory.study.drawing import draw_claims, draw_headline
-from moe_theory.study.report import Report, predicted_words, report
-from moe_theory.study.spec import SweepSpec, parse_sizes
+from moe_theory.study.report import FEWEST, Report, predicted_words, report
+from moe_theory.study.spec import SweepSpec, parse_sizes, revise
 from moe_theory.study.store import Store
 from moe_theory.study.sweep import SMOKE, rows_of, run_claim, sweep_of
 from moe_theory.study.tables import claims_table, verdict_table
@@ -34,7 +35,7 @@ Grid = Annotated[str | None, typer.Option("--n", help="Grid of sizes first:last:
 Reps = Annotated[int | None, typer.Option(help="Replications per size.")]
 Seed = Annotated[int, typer.Option(help="Root of the random streams of data and starts.")]
 Smoke = Annotated[bool, typer.Option(help="Four sizes, eight replications: seconds, decides nothing.")]
-Workers = Annotated[int | None, typer.Option(help="Processes that share the work; by default one per processor.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes that share the work; default one per processor.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per claim.")]
 Rank = Annotated[int | None, typer.Option(help="Rank of the adapters.")]
 Dimension = Annotated[int | None, typer.Option(help="Width d of inputs and outputs.")]
@@ -46,6 +47,7 @@ Starts = Annotated[str | None, typer.Option(help="Starting points: standard, nea
 
 DEFAULT_RESULTS = Path("results")
 DEFAULT_FIGURES = Path("figures")
+STOPPED = 130  # typer's exit status after Ctrl-C
 
 
 @app.command()
@@ -96,18 +98,23 @@ def verdict(
     reps: Reps = None,
     seed: Seed = 0,
     results: Results = DEFAULT_RESULTS,
+    rank: Rank = None,
+    dimension: Dimension = None,
+    k_true: KTrue = None,
+    k_fit: KFit = None,
+    sigma: Sigma = None,
+    weight_floor: Floor = None,
+    starts: Starts = None,
     statistic: Annotated[str, typer.Option(help="Curve of the 'median' or the 'mean' over replications.")] = "median",
     as_json: AsJson = False,
 ) -> None:
-    """Judge stored results again, without computing anything."""
+    """Judge stored results again, without computing anything; give the options that `run` was given."""
     if statistic not in ("median", "mean"):
         raise InputError(f"--statistic must be median or mean, got {statistic!r}")
+    problem = _given(rank=rank, dimension=dimension, k_true=k_true, k_fit=k_fit, sigma=sigma, weight_floor=weight_floor)
     store = Store(results)
-    reports = []
-    for claim in _stored(names, store):
-        sweep = _sweep(claim, smoke, n, reps, seed, {}, None)
-        reports.append(report(claim, sweep, rows_of(claim, sweep, store), statistic))
-    _print_reports(reports, as_json)
+    sweeps = [(claim, _sweep(claim, smoke, n, reps, seed, problem, starts)) for claim in _stored(names, store)]
+    _print_reports([_judge(claim, sweep, store, statistic)[0] for claim, sweep in sweeps], as_json)
 
 
 @app.command()
@@ -119,16 +126,23 @@ def plot(
     seed: Seed = 0,
     results: Results = DEFAULT_RESULTS,
     figures: Figures = DEFAULT_FIGURES,
+    rank: Rank = None,
+    dimension: Dimension = None,
+    k_true: KTrue = None,
+    k_fit: KFit = None,
+    sigma: Sigma = None,
+    weight_floor: Floor = None,
+    starts: Starts = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw stored results: PNG and PDF, with the plotted numbers (CSV) and provenance (JSON) beside them."""
+    """Draw stored results: PNG and PDF, with the plotted numbers (CSV) and provenance (JSON) beside them.
+
+    Give the options that `run` was given.
+    """
+    problem = _given(rank=rank, dimension=dimension, k_true=k_true, k_fit=k_fit, sigma=sigma, weight_floor=weight_floor)
     store = Store(results)
-    judged = []
-    for claim in _stored(names, store):
-        sweep = _sweep(claim, smoke, n, reps, seed, {}, None)
-        rows = rows_of(claim, sweep, store)
-        judged.append((report(claim, sweep, rows), rows))
-    _print_paths(draw_claims(judged, figures), as_json)
+    sweeps = [(claim, _sweep(claim, smoke, n, reps, seed, problem, starts)) for claim in _stored(names, store)]
+    _print_paths(draw_claims([_judge(claim, sweep, store) for claim, sweep in sweeps], figures), as_json)
 
 
 @app.command()
@@ -141,17 +155,16 @@ def plan(
     from moe_theory.study.planner import plan as make_plan
 
     claim = claim_named(name)
+    if not log_sd > 0:
+        raise InputError(f"--log-sd must be positive, got {log_sd:g}")
     made = make_plan(claim.main.prediction, log_sd)
     chosen = made.chosen
+    predicted = predicted_words(claim.main.prediction)
     if as_json:
-        best = (
-            None if chosen is None else {"decades": chosen.decades, "sizes": chosen.sizes, "reps": chosen.replications}
-        )
-        _print_json(
-            {"id": claim.id, "predicted": predicted_words(claim.main.prediction), "log_sd": log_sd, "plan": best}
-        )
+        best = chosen and {"decades": chosen.decades, "sizes": chosen.sizes, "reps": chosen.replications}
+        _print_json({"id": claim.id, "predicted": predicted, "log_sd": log_sd, "plan": best})
         return
-    typer.echo(f"{claim.id}: predicted {predicted_words(claim.main.prediction)}, log-sd {log_sd:g}\n{made.table()}")
+    typer.echo(f"{claim.id}: predicted {predicted}, log-sd {log_sd:g}\n{made.table()}")
     if chosen is None:
         typer.echo("no option tried decides in 90 % of cases: use more decades or replications")
         return
@@ -196,15 +209,41 @@ def _stored(names: list[str] | None, store: Store) -> list[Claim]:
 def _sweep(
     claim: Claim, smoke: bool, n: str | None, reps: int | None, seed: int, problem: dict[str, Any], starts: str | None
 ) -> SweepSpec:
-    from moe_theory.study.spec import revise
+    if starts is not None:
+        from moe_theory.estimation.starts import plan_named
 
+        plan_named(starts)
     changes = {**(SMOKE if smoke else {}), **_given(replications=reps, starts=starts), "seed": seed}
     if n is not None:
         changes["sizes"] = parse_sizes(n)
     base = sweep_of(claim, **changes)
     if problem.get("k_true") and "k_fit" not in problem:
         problem = {**problem, "k_fit": problem["k_true"] + (claim.specification == "over")}
-    return revise(base, problem={**base.problem.model_dump(), **problem}) if problem else base
+    sweep = revise(base, problem={**base.problem.model_dump(), **problem}) if problem else base
+    _check_judgeable(claim, sweep)
+    return sweep
+
+
+def _check_judgeable(claim: Claim, sweep: SweepSpec) -> None:
+    """Refuse at once what could not be judged after everything was computed."""
+    least = max(measure.from_size for measure in (claim.main, *claim.others))
+    known, extra = claim.specification == "exact", sweep.problem.k_fit - sweep.problem.k_true
+    if sweep.sizes[0] < 3 or sweep.sizes[-1] < least:
+        wanted = f"give --n first:last:count with a first size of at least 3 and a last of at least {least:.0e}"
+        raise InputError(f"{claim.id} is judged from n = {least:.0e} on: {wanted}, got {sweep.sizes}")
+    if known != (extra == 0):
+        got = f"--k-fit {sweep.problem.k_fit} and --k-true {sweep.problem.k_true}"
+        raise InputError(f"{claim.id} needs k_fit {'=' if known else '>'} k_true, got {got}")
+    if sweep.replications < FEWEST:
+        raise InputError(f"a curve needs at least --reps {FEWEST}, got {sweep.replications}")
+
+
+def _judge(claim: Claim, sweep: SweepSpec, store: Store, statistic: str = "median") -> tuple[Report, pd.DataFrame]:
+    """Judge the sizes that are stored, which may be fewer than asked for, and report those alone."""
+    rows = rows_of(claim, sweep, store)
+    stored = revise(sweep, sizes=[int(n) for n in sorted(rows["n"].unique())])
+    _check_judgeable(claim, stored)
+    return report(claim, stored, rows, statistic), rows
 
 
 def _given(**options: Any) -> dict[str, Any]:
@@ -247,13 +286,14 @@ def main() -> None:
     """Entry point: errors of the user's making become one readable text and exit status 2."""
     try:
         app(standalone_mode=True)
-    except InputError as error:
+    except (InputError, StoreError) as error:
         _fail(error, 2)
     except MoeTheoryError as error:
-        _fail(error, 2)
-    except KeyboardInterrupt:
-        print("stopped; the cells finished so far are kept", file=sys.stderr)
-        raise SystemExit(130) from None
+        _fail(error, 1)
+    except SystemExit as end:
+        if end.code == STOPPED:
+            print("stopped; the cells finished so far are kept", file=sys.stderr)
+        raise
 
 
 def _fail(error: Exception, status: int) -> None:

@@ -70,7 +70,7 @@ def gradient(coefficients: Coefficients, design: Design, data: Statistics) -> tu
 def _gradient(mixture: Mixture, residual: Array, design: Design, data: Statistics) -> Coefficients:
     weighted = data.precision * mixture.gates
     along = jnp.sum(residual * (mixture.outputs - mixture.prediction), axis=1)
-    by_score = (weighted * along) @ design.score
+    by_score = jnp.einsum("km,ms->ks", weighted * along, design.score)
     by_output = jnp.einsum("kom,mv->kov", weighted[:, None] * residual, design.output)
     return Coefficients(by_score[:, 0], by_score[:, 1:], by_output)
 

@@ -7,7 +7,7 @@ same code serves one CPU, one GPU or several.
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ class Lane(NamedTuple):
 class Finished(NamedTuple):
     """A lane's end: its position in the order of submission, and its state (numpy scalars and vectors)."""
 
-    index: int
+    order: int
     owner: int
     state: State
 
@@ -66,7 +66,7 @@ class Finished(NamedTuple):
 class _Block:
     """The lanes at work on one device."""
 
-    def __init__(self, device: jax.Device, size: int):
+    def __init__(self, device: Any, size: int):
         self.device = device
         self.seats: list[tuple[int, Lane] | None] = [None] * size
         self.data: Statistics | None = None
@@ -118,7 +118,7 @@ class Pool:
             for block in busy:
                 yield from _leaving(block, lowest)
 
-    def _beginner(self, device: jax.Device) -> Callable[[Statistics, np.ndarray], State]:
+    def _beginner(self, device: Any) -> Callable[[Statistics, np.ndarray], State]:
         return lambda data, starts: self._begin(self._shared[device], data, starts)
 
 

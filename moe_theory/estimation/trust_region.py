@@ -40,6 +40,7 @@ FIRST_BARRIER = 1.0
 FIRST_SHARE = 0.01
 SMALLEST_BARRIER = 1e-6
 DECREMENT = 1e-5
+CENTRALITY = 1.0
 RESOLUTION = 3e-15
 UNRESOLVED_GAIN = 1e-4
 CORRECTIONS = 4
@@ -282,7 +283,8 @@ def step(problem: Problem, state: State) -> State:
     view = View(problem, frame)
     local = look(view, here, enter(chart, frame, here.z))
     gain, unresolved, negative = newton_decrement(local.spectrum)
-    settled = (gain <= DECREMENT) & ~negative & (unresolved <= UNRESOLVED_GAIN)
+    central = jnp.max(jnp.abs(here.multipliers * local.slacks / here.barrier - 1.0)) <= CENTRALITY
+    settled = (gain <= DECREMENT) & ~negative & (unresolved <= UNRESOLVED_GAIN) & central
     done = settled & (state.barrier <= SMALLEST_BARRIER)
 
     move = attempt(view, here, local)

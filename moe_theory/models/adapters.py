@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -41,7 +41,7 @@ class AbstractAdapter(eqx.Module):
     """How an atom's free parameters make Delta = (Delta_Q, Delta_V), and which motions of them change nothing."""
 
     rank: eqx.AbstractVar[int]
-    shared: eqx.AbstractClassVar[bool]
+    shared: ClassVar[bool]
 
     @abc.abstractmethod
     def update(self, atom: Any) -> Projections:
@@ -135,7 +135,7 @@ class Lora(AbstractAdapter):
     """LoRA: W_Q = M_Q + B_Q A_Q, W_V = M_V + B_V A_V with separate factors (2106.09685)."""
 
     rank: int
-    shared = False
+    shared: ClassVar[bool] = False
 
     def update(self, atom: LoraAtom) -> Projections:
         """(B_Q A_Q, B_V A_V)."""
@@ -168,8 +168,8 @@ class Lora(AbstractAdapter):
     def draw(self, key: Array, shapes: Projections, scale: float) -> LoraAtom:
         """Independent Gaussian factors for query and value."""
         key_query, key_value = jax.random.split(key)
-        query = _balanced_factors(key_query, *shapes.query.shape, self.rank, scale)
-        value = _balanced_factors(key_value, *shapes.value.shape, self.rank, scale)
+        query = _balanced_factors(key_query, shapes.query.shape[0], shapes.query.shape[1], self.rank, scale)
+        value = _balanced_factors(key_value, shapes.value.shape[0], shapes.value.shape[1], self.rank, scale)
         return LoraAtom(*query, *value)
 
     def check(self, pretrained: Projections) -> None:
@@ -215,7 +215,7 @@ class RepLora(AbstractAdapter):
 
     rank: int
     activation: str = eqx.field(static=True, default="identity")
-    shared = True
+    shared: ClassVar[bool] = True
 
     def __check_init__(self):
         if self.activation not in ACTIVATIONS:

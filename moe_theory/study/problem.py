@@ -1,6 +1,5 @@
 """From a specification to the objects that are computed with."""
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -46,7 +45,6 @@ class Setup(NamedTuple):
     sigma: float
 
 
-@functools.lru_cache(maxsize=32)
 def build(problem: ProblemSpec) -> Setup:
     """The fixed, stated instance of a problem.
 

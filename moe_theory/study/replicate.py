@@ -118,7 +118,7 @@ class Replicator:
         )
 
     def _rows(self, members: list[_Replication]) -> pd.DataFrame:
-        lanes = [(member, end) for member in members for end in sorted(member.ends, key=lambda end: end.index)]
+        lanes = [(member, end) for member in members for end in sorted(member.ends, key=lambda end: end.order)]
         data = _stack([member.data for member, _ in lanes])
         states = _stack([end.state for _, end in lanes])
         truths = np.array([member.truth_value for member, _ in lanes])
@@ -203,7 +203,7 @@ def _judge_starts(
     return row, best, far
 
 
-def _error_columns(losses: Losses, plain: Losses, factors: Losses, distance: np.ndarray) -> dict[str, np.ndarray]:
+def _error_columns(losses: Losses, plain: Losses, factors: Losses, distance: np.ndarray) -> dict[str, Any]:
     return {
         "D_1": losses.d_1,
         "D_2": losses.d_2,

@@ -88,10 +88,10 @@ def report(claim: Claim, sweep: SweepSpec, rows: pd.DataFrame, statistic: str = 
     """
     if rows.empty:
         raise InputError(f"no rows of {claim.id}: run `moe-theory run {claim.id}` first")
-    share = float(rows.groupby("n")["certified"].mean().min())
+    share = min(float(np.mean(group["certified"].to_numpy(dtype=float))) for _, group in rows.groupby("n"))
     main = judge_measure(claim.main, rows, share, statistic)
     others = tuple(judge_measure(measure, rows, share, statistic) for measure in claim.others)
-    return Report(claim, sweep, main, others, share, int(rows.groupby("n").size().min()))
+    return Report(claim, sweep, main, others, share, min(len(group) for _, group in rows.groupby("n")))
 
 
 def judge_measure(measure: Measure, rows: pd.DataFrame, certified_share: float, statistic: str = "median") -> Judged:

@@ -60,7 +60,7 @@ def rows_of(claim: Claim, sweep: SweepSpec, store: Store) -> pd.DataFrame:
         StoreError: if nothing is stored, or not all of it.
     """
     frame = store.read(claim.id, problem_hash(sweep), sweep.sizes)
-    return frame[frame["replication"] < sweep.replications].reset_index(drop=True)
+    return frame.loc[frame["replication"] < sweep.replications].reset_index(drop=True)
 
 
 def default_workers() -> int:
