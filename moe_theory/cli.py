@@ -47,7 +47,6 @@ Starts = Annotated[str | None, typer.Option(help="Starting points: standard, nea
 
 DEFAULT_RESULTS = Path("results")
 DEFAULT_FIGURES = Path("figures")
-STOPPED = 130  # typer's exit status after Ctrl-C
 
 
 @app.command()
@@ -229,8 +228,7 @@ def _check_judgeable(claim: Claim, sweep: SweepSpec) -> None:
     least = max(measure.from_size for measure in (claim.main, *claim.others))
     known, extra = claim.specification == "exact", sweep.problem.k_fit - sweep.problem.k_true
     if sweep.sizes[0] < 3 or sweep.sizes[-1] < least:
-        wanted = f"give --n first:last:count with a first size of at least 3 and a last of at least {least:.0e}"
-        raise InputError(f"{claim.id} is judged from n = {least:.0e} on: {wanted}, got {sweep.sizes}")
+        raise InputError(f"{claim.id} needs a grid --n from 3 or more to {least:.0e} or more, got {sweep.sizes}")
     if known != (extra == 0):
         got = f"--k-fit {sweep.problem.k_fit} and --k-true {sweep.problem.k_true}"
         raise InputError(f"{claim.id} needs k_fit {'=' if known else '>'} k_true, got {got}")
@@ -291,7 +289,7 @@ def main() -> None:
     except MoeTheoryError as error:
         _fail(error, 1)
     except SystemExit as end:
-        if end.code == STOPPED:
+        if end.code == 130:  # typer's, after Ctrl-C
             print("stopped; the cells finished so far are kept", file=sys.stderr)
         raise
 

@@ -127,10 +127,11 @@ class View(NamedTuple):
         """F(y)."""
         return objective(self.coefficients(y), self.problem.design, self.problem.data)
 
-    def slope(self, y: Float[Array, " z"]) -> Float[Array, " z"]:
-        """grad F(y)."""
+    def slope(self, y: Float[Array, " z"]) -> tuple[Float[Array, ""], Float[Array, " z"]]:
+        """F(y) and grad F(y)."""
         coefficients, pull = jax.vjp(self.coefficients, y)
-        return pull(gradient(coefficients, self.problem.design, self.problem.data)[1])[0]
+        level, by_coefficient = gradient(coefficients, self.problem.design, self.problem.data)
+        return level, pull(by_coefficient)[0]
 
     def derivatives(self, y: Float[Array, " z"]) -> tuple[Float[Array, ""], Float[Array, " z"], Float[Array, "z z"]]:
         """F, grad F and hess F at y, exact: J' H J plus the curvature of the coefficients."""
@@ -193,11 +194,10 @@ def trust_region_step(spectrum: Spectrum, radius: Float[Array, ""]) -> tuple[Flo
     return step.at[0].add(push), shift
 
 
-def merit(view: View, local: Local, barrier: Float[Array, ""], y: Float[Array, " z"]) -> Float[Array, ""]:
-    """phi_mu(y); infinite where a slack would fall below a fraction of what it is now."""
-    slacks = view.slacks(y)
+def merit(local: Local, barrier: Float[Array, ""], slacks: Float[Array, " c"], value: Float[Array, ""]) -> Array:
+    """phi_mu where F is ``value``; infinite where a slack would fall below a fraction of what it is now."""
     inside = jnp.all(slacks > 0.005 * local.slacks)
-    level = view.value(y) - barrier * jnp.sum(jnp.log(jnp.where(slacks > 0, slacks, 1.0)))
+    level = value - barrier * jnp.sum(jnp.log(jnp.where(slacks > 0, slacks, 1.0)))
     return jnp.where(inside & jnp.isfinite(level), level, jnp.inf)
 
 
@@ -216,19 +216,19 @@ def corrected(
     stiffest = jnp.maximum(0.1 * spectrum.values[-1], softest)
 
     def correct(index: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        trial, best, level = carry
+        trial, best, least = carry
         cut = softest * (stiffest / softest) ** (1.0 - (index + 1) / CORRECTIONS)
         slacks, pull = jax.vjp(view.slacks, trial)
-        steep = view.slope(trial) - pull(barrier / slacks)[0]
-        excess = (spectrum.vectors.T @ steep - expected) / curvature
-        trial = trial - spectrum.vectors @ jnp.where(spectrum.values > cut, excess, 0.0)
-        lower = merit(view, local, barrier, trial)
-        return trial, jnp.where(lower < level, trial, best), jnp.minimum(lower, level)
+        value, steep = view.slope(trial)
+        level = merit(local, barrier, slacks, value)
+        excess = (spectrum.vectors.T @ (steep - pull(barrier / slacks)[0]) - expected) / curvature
+        moved = trial - spectrum.vectors @ jnp.where(spectrum.values > cut, excess, 0.0)
+        return moved, jnp.where(level < least, trial, best), jnp.minimum(level, least)
 
     trial = local.y + step
-    first = (trial, trial, merit(view, local, barrier, trial))
-    _, best, level = jax.lax.fori_loop(0, CORRECTIONS, correct, first)
-    return best, level
+    last, best, least = jax.lax.fori_loop(0, CORRECTIONS, correct, (trial, trial, jnp.full((), jnp.inf)))
+    level = merit(local, barrier, view.slacks(last), view.value(last))
+    return jnp.where(level < least, last, best), jnp.minimum(level, least)
 
 
 def _feasible_length(view: View, local: Local, step: Array) -> tuple[Float[Array, ""], Int[Array, ""]]:

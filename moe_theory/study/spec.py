@@ -217,7 +217,7 @@ class SweepSpec(_Specification):
     replications: Annotated[int, Field(ge=1)] = 64
     seed: Seed = 0
     starts: Annotated[str, Field(min_length=1)] = "standard"
-    block: Annotated[int, Field(ge=1)] = 64
+    block: Annotated[int, Field(ge=1)] = 16
 
     @field_validator("sizes")
     @classmethod

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jax.flatten_util import ravel_pytree
 
 from moe_theory.estimation.frames import Frame, closest_pair, enter, gauge_slice, leave, split_scale
 from moe_theory.estimation.objective import flatten, gradient, objective, second_order
@@ -93,10 +92,9 @@ def automatic(coefficients, design, data):
     return value(flat), jax.grad(value)(flat), jax.hessian(value)(flat)
 
 
-@pytest.mark.parametrize("frozen", [0, 1])
 @pytest.mark.parametrize(("gate", "adapter"), CASES)
-def test_derivatives_in_coefficients_are_exact(gate, adapter, frozen):
-    setting = make_setting(gate, adapter, frozen)
+def test_derivatives_in_coefficients_are_exact(gate, adapter):
+    setting = make_setting(gate, adapter, frozen=0 if adapter == "lora" else 1)
     chart, (_, design, data) = setting.chart, setting.problem
     coefficients = chart.model.coefficients(chart.measure(setting.random_z()))
     exact, (value, slope) = by_hand(coefficients, design, data)
@@ -135,7 +133,7 @@ def viewed(problem, frame, z):
     view = View(problem, frame)
     y = enter(problem.chart, frame, z)
     automatic = view.value(y), jax.grad(view.value)(y), jax.hessian(view.value)(y)
-    return view.derivatives(y), automatic, view.slope(y)
+    return view.derivatives(y), automatic, view.slope(y)[1]
 
 
 @pytest.mark.parametrize(("gate", "adapter"), VIEWED)
@@ -143,10 +141,14 @@ def test_derivatives_in_moment_coordinates_are_exact(gate, adapter):
     setting = make_setting(gate, adapter)
     for beside_frozen in (False, True):
         z = setting.random_z()
-        exact, expected, slope = viewed(setting.problem, frame_at(setting, z, beside_frozen), z)
+        frame = frame_at(setting, z, beside_frozen)
+        exact, expected, slope = viewed(setting.problem, frame, z)
         for found, reference in zip(exact, expected, strict=True):
             assert relative(found, reference) < 1e-12
         assert relative(slope, expected[1]) < 1e-12
+        tangents = gauge_in_frame(setting.chart, frame, z)
+        along = np.asarray(slope) @ tangents / np.linalg.norm(tangents, axis=0)
+        assert np.max(np.abs(along)) < 1e-12 * np.linalg.norm(slope)
 
 
 FRAMED = {
@@ -240,23 +242,20 @@ def test_distance_is_measured_free_of_the_gauge():
     assert set(order[:2].tolist()) == {0, 2}
 
 
-@quick_jit
-def gauge_in_frame(problem, frame, z):
-    """Normals C of the slice, all gauge tangents pushed into y, and the slope of F there."""
-    chart = problem.chart
-
-    def tangents_of_atom(index):
-        atom = jax.tree.map(lambda leaf: leaf[index], chart.atoms(z))
-        tangents = jax.vmap(lambda tangent: ravel_pytree(tangent)[0])(chart.model.gauge(atom))
-        wide = jnp.zeros((tangents.shape[0], chart.k, tangents.shape[1])).at[:, index].set(tangents)
-        return jnp.concatenate([jnp.zeros((tangents.shape[0], chart.k)), wide.reshape(tangents.shape[0], -1)], axis=1)
-
-    in_z = [tangents_of_atom(index) for index in range(chart.k)]
+def gauge_in_frame(chart, frame, z):
+    """All gauge tangents at z (and, without an anchor, the common scale of the weights), pushed into the frame."""
+    atoms, in_z = chart.atoms(z), []
+    for index in range(chart.k):
+        atom = jax.tree.map(lambda leaf, i=index: leaf[i], atoms)
+        tangents = np.concatenate([np.asarray(leaf).reshape(len(leaf), -1) for leaf in chart.model.gauge(atom)], axis=1)
+        wide = np.zeros((len(tangents), chart.size))
+        start = chart.k + index * tangents.shape[1]
+        wide[:, start : start + tangents.shape[1]] = tangents
+        in_z.append(wide)
     if not chart.model.frozen.count:
-        in_z.append(jnp.where(jnp.arange(z.shape[0]) < chart.k, z, 0.0)[None])
-    pushed = jax.vmap(lambda t: jax.jvp(lambda point: enter(chart, frame, point), (z,), (t,))[1])(jnp.concatenate(in_z))
-    y = enter(chart, frame, z)
-    return gauge_slice(chart, frame, y), pushed.T, View(problem, frame).slope(y)
+        in_z.append(np.where(np.arange(chart.size) < chart.k, z, 0.0)[None])
+    push = jax.linearize(lambda point: enter(chart, frame, point), z)[1]
+    return np.asarray(jax.vmap(push)(jnp.asarray(np.concatenate(in_z)))).T
 
 
 @pytest.mark.parametrize(
@@ -273,12 +272,11 @@ def test_slice_crosses_every_gauge_orbit_once(gate, adapter, frozen, rank):
     setting = make_setting(gate, adapter, frozen, rank=rank)
     for beside_frozen in (False, True)[: 1 + frozen]:
         z = setting.random_z()
-        normals, tangents, slope = gauge_in_frame(setting.problem, frame_at(setting, z, beside_frozen), z)
-        normals, tangents, slope = np.asarray(normals), np.asarray(tangents), np.asarray(slope)
+        frame = frame_at(setting, z, beside_frozen)
+        normals = np.asarray(gauge_slice(setting.chart, frame, enter(setting.chart, frame, z)))
+        tangents = gauge_in_frame(setting.chart, frame, z)
         assert normals.shape == tangents.shape
         np.testing.assert_allclose(normals.T @ normals, np.eye(normals.shape[1]), atol=1e-12)
-        tangents = tangents / np.linalg.norm(tangents, axis=0)
-        assert np.max(np.abs(slope @ tangents)) < 1e-11 * np.linalg.norm(slope)
-        span = np.linalg.qr(tangents)[0]
+        span = np.linalg.qr(tangents / np.linalg.norm(tangents, axis=0))[0]
         crossing = np.linalg.svd(normals.T @ span, compute_uv=False)
         assert crossing[-1] > 1e-2

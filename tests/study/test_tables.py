@@ -1,0 +1,52 @@
+"""Tables: aligned Markdown with one row per claim and measure."""
+
+from moe_theory.study.report import report
+from moe_theory.study.sweep import SMOKE, sweep_of
+from moe_theory.study.tables import aligned, claims_table, verdict_table
+from moe_theory.theory.claims import CLAIMS, claim_named
+
+SIZES = tuple(10**e for e in range(3, 13))
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_columns_line_up():
+    assert aligned([["a", "long head"], ["longer", "b"]]).splitlines() == [
+        "| a      | long head |",
+        "|--------|-----------|",
+        "| longer | b         |",
+    ]
+
+
+def test_the_claims_table_has_a_row_per_claim():
+    lines = claims_table(CLAIMS.values()).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    rows = [cells(line) for line in lines[2:]]
+    assert [row[0] for row in rows] == list(CLAIMS)
+    by_id = {row[0]: row for row in rows}
+    assert by_id["replora-linear-exact"][2:5] == ["exact", "D_1", "n^-0.5"]
+    assert by_id["lora-over"][3:5] == ["overfitted_value_error", "no power law"]
+
+
+def test_the_verdict_table_has_a_row_per_measure_and_the_reasons(synthetic_rows):
+    claims = [claim_named(name) for name in ("replora-linear-exact", "replora-linear-over")]
+    reports = [report(claim, sweep_of(claim, sizes=SIZES), synthetic_rows(SIZES, 64)) for claim in claims]
+    table, reasons = verdict_table(reports).split("\n\n")
+    lines = table.splitlines()
+    assert len({len(line) for line in lines}) == 1
+    rows = [cells(line) for line in lines[2:]]
+    assert [row[0] for row in rows] == ["replora-linear-exact", "", "replora-linear-over", "", "", ""]
+    assert [row[1] for row in rows[:2]] == ["Voronoi loss D_1", "function error"]
+    assert rows[0][3].startswith("-0.")
+    assert rows[0][5:] == ["100.0 %", "SUPPORTED"]
+    assert rows[1][5] == ""
+    assert [line.split(":")[0] for line in reasons.splitlines()] == [claim.id for claim in claims]
+
+
+def test_what_was_not_fitted_has_a_dash(synthetic_rows):
+    claim = claim_named("replora-linear-over")
+    sweep = sweep_of(claim, **SMOKE)
+    text = verdict_table([report(claim, sweep, synthetic_rows(sweep.sizes, 8))])
+    assert cells(text.splitlines()[2])[3:] == ["-", "undetermined", "100.0 %", "UNDECIDED"]

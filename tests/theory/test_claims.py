@@ -1,0 +1,68 @@
+"""The claims table: complete, consistent, and each claim a sweep that can be run."""
+
+import pytest
+
+from moe_theory.errors import InputError
+from moe_theory.study.spec import SweepSpec
+from moe_theory.study.sweep import sweep_of
+from moe_theory.theory.claims import CLAIMS, HALF, HEADLINE, NO_POWER, claim_named
+
+IDS = (
+    "lora-exact",
+    "lora-over",
+    "replora-linear-exact",
+    "replora-linear-over",
+    "replora-tanh-exact",
+    "replora-tanh-over",
+    "replora-sigmoid-over",
+    "lora-over-gaussian",
+    "replora-linear-over-gaussian",
+)
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_every_promised_claim_exists(name):
+    assert claim_named(name) is CLAIMS[name]
+    assert claim_named(name).id == name
+
+
+@pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS)
+def test_every_claim_makes_a_valid_default_sweep_of_its_own_kind(claim):
+    sweep = sweep_of(claim)
+    assert isinstance(sweep, SweepSpec)
+    assert (sweep.sizes[0], sweep.sizes[-1], len(sweep.sizes)) == (10**3, 10**12, 10)
+    problem = sweep.problem
+    assert (problem.dimension, problem.rank, problem.k_true, problem.sigma) == (4, 1, 2, 1.0)
+    assert problem.k_fit == {"exact": 2, "over": 3}[claim.specification]
+    assert problem.adapter == ("lora" if claim.id.startswith("lora") else "replora")
+    assert problem.gate == ("gaussian" if "gaussian" in claim.id else "attention")
+    for activation in ("tanh", "sigmoid"):
+        assert (problem.activation == activation) == (activation in claim.id)
+    assert (problem.weight_floor == 0) == claim.id.endswith("nofloor")
+    assert claim.statement
+    assert claim.source
+
+
+def test_plain_lora_over_specified_has_no_power_law_but_a_function_at_root_n():
+    for name in ("lora-over", "lora-over-gaussian"):
+        claim = claim_named(name)
+        assert claim.main.prediction == NO_POWER
+        assert claim.identified_set
+        assert {m.column: m.prediction for m in claim.others}["function_error"] == HALF
+
+
+def test_the_headline_is_in_the_table():
+    assert set(HEADLINE) <= set(CLAIMS)
+
+
+def test_an_unknown_claim_is_told_with_all_known_ones():
+    with pytest.raises(InputError, match="unknown claim 'lora'") as told:
+        claim_named("lora")
+    assert all(name in str(told.value) for name in CLAIMS)
+
+
+def test_the_table_cannot_be_changed():
+    with pytest.raises(TypeError):
+        CLAIMS["new"] = CLAIMS["lora-over"]  # pyright: ignore[reportIndexIssue]
+    with pytest.raises(TypeError):
+        CLAIMS["lora-over"].problem["rank"] = 2  # pyright: ignore[reportIndexIssue]
