@@ -182,8 +182,9 @@ def reproduce(
     store = Store(results)
     store.check_writable()
     judged = []
-    for claim in map(claim_named, HEADLINE):
-        sweep = _sweep(claim, smoke, None, None, 0, {}, None)
+    for name, reps in HEADLINE.items():
+        claim = claim_named(name)
+        sweep = _sweep(claim, smoke, None, None if smoke else reps, 0, {}, None)
         rows = run_claim(claim, sweep, store, workers)
         judged.append((report(claim, sweep, rows), rows))
     _print_reports([made for made, _ in judged], False)
