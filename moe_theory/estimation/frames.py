@@ -115,7 +115,7 @@ def gauge_slice(chart: Chart, frame: Frame, y: Float[Array, " z"]) -> Float[Arra
 
     def of_row(row: Float[Array, " q"], unit: Float[Array, " q"]) -> Float[Array, "q g"]:
         tangents = jax.vmap(lambda tangent: ravel_pytree(tangent)[0])(chart.model.gauge(unravel(row)))
-        return jnp.linalg.qr((tangents / unit).T)[0]
+        return jnp.linalg.qr((tangents / unit[None]).T)[0]
 
     per_row = jax.vmap(of_row)(factors, units)
     columns = jnp.einsum("kqg,kl->kqlg", per_row, jnp.eye(k)).reshape(factors.size, -1)
@@ -162,7 +162,7 @@ def _leave_frozen(chart: Chart, y: Float[Array, " z"]) -> Float[Array, " z"]:
     factors = y[k:].reshape(k, -1)
     weight = jnp.exp(y[:1])
     weights = jnp.concatenate([weight, y[1:k] * (_anchor(chart) + weight)])
-    return _join(chart, weights, jnp.concatenate([factors[:1] / jnp.sqrt(weight), factors[1:]]))
+    return _join(chart, weights, jnp.concatenate([factors[:1] / jnp.sqrt(weight)[:, None], factors[1:]]))
 
 
 def _join(chart: Chart, weights: Float[Array, " k"], factors: Float[Array, "k q"]) -> Float[Array, " z"]:

@@ -68,10 +68,10 @@ def gradient(coefficients: Coefficients, design: Design, data: Statistics) -> tu
 
 
 def _gradient(mixture: Mixture, residual: Array, design: Design, data: Statistics) -> Coefficients:
-    weighted = data.precision * mixture.gates
-    along = jnp.sum(residual * (mixture.outputs - mixture.prediction), axis=1)
+    weighted = data.precision[None] * mixture.gates
+    along = jnp.sum(residual[None] * (mixture.outputs - mixture.prediction[None]), axis=1)
     by_score = jnp.einsum("km,ms->ks", weighted * along, design.score)
-    by_output = jnp.einsum("kom,mv->kov", weighted[:, None] * residual, design.output)
+    by_output = jnp.einsum("kom,mv->kov", weighted[:, None] * residual[None], design.output)
     return Coefficients(by_score[:, 0], by_score[:, 1:], by_output)
 
 
@@ -96,17 +96,18 @@ def second_order(coefficients: Coefficients, design: Design, data: Statistics) -
     k, points = p.shape
     d_out, s1, v = f.shape[0], design.score.shape[1], design.output.shape[1]
     residual = f - data.mean
-    excess = mixture.outputs - f
-    along = jnp.sum(residual * excess, axis=1)
-    pairs = data.precision * p[:, None] * p[None]
-    own = jnp.eye(k)[:, :, None] * (data.precision * p)
+    excess = mixture.outputs - f[None]
+    along = jnp.sum(residual[None] * excess, axis=1)
+    weighted = data.precision[None] * p
+    pairs = weighted[:, None] * p[None]
+    own = jnp.eye(k)[:, :, None] * weighted[None]
 
     cross = jnp.einsum("iom,jom->ijm", excess, excess) - along[:, None] - along[None]
-    score_score = (pairs * cross + own * along).reshape(k * k, points)
+    score_score = (pairs * cross + own * along[None]).reshape(k * k, points)
     score_square = (design.score[:, :, None] * design.score[:, None, :]).reshape(points, s1 * s1)
     ss = (score_score @ score_square).reshape(k, k, s1, s1).transpose(0, 2, 1, 3).reshape(k * s1, k * s1)
 
-    score_output = pairs[:, :, None] * excess[:, None] + (own - pairs)[:, :, None] * residual
+    score_output = pairs[:, :, None] * excess[:, None] + (own - pairs)[:, :, None] * residual[None, None]
     mixed_square = (design.score[:, :, None] * design.output[:, None, :]).reshape(points, s1 * v)
     so = (score_output.reshape(k * k * d_out, points) @ mixed_square).reshape(k, k, d_out, s1, v)
     so = so.transpose(0, 3, 1, 2, 4).reshape(k * s1, k * d_out * v)

@@ -234,7 +234,7 @@ def corrected(
 def _feasible_length(view: View, local: Local, step: Array) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """The longest of STEP_LENGTHS that keeps a hundredth of every slack, and the constraint that asks for it."""
     lengths = jnp.asarray(STEP_LENGTHS)
-    kept = jax.vmap(lambda length: view.slacks(local.y + length * step))(lengths) > 0.01 * local.slacks
+    kept = jax.vmap(lambda length: view.slacks(local.y + length * step))(lengths) > 0.01 * local.slacks[None]
     return jnp.max(jnp.where(jnp.all(kept, axis=1), lengths, 0.0)), jnp.argmin(jnp.sum(kept, axis=0))
 
 

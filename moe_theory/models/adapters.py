@@ -65,7 +65,7 @@ class AbstractAdapter(eqx.Module):
         """The member of the atom's orbit whose factors are closest to the reference's."""
 
     @abc.abstractmethod
-    def interior(self, atom: Any, radius: float) -> Float[Array, " constraints"]:
+    def interior(self, atom: Any, radius: float | Float[Array, ""]) -> Float[Array, " constraints"]:
         """Slacks, positive inside the compact parameter space: 1 - ||Delta||_F^2 / R^2, and the adapter's own."""
 
     @abc.abstractmethod
@@ -127,7 +127,7 @@ def _towards(left: Array, right: Array, reference: tuple[Array, Array]) -> tuple
     return jnp.where(close, turned[0], signed[0]), jnp.where(close, turned[1], signed[1])
 
 
-def _ball(delta: Float[Array, "rows columns"], radius: float) -> Float[Array, "1"]:
+def _ball(delta: Float[Array, "rows columns"], radius: float | Float[Array, ""]) -> Float[Array, "1"]:
     return 1.0 - jnp.sum(delta**2, keepdims=True).reshape(1) / radius**2
 
 
@@ -160,7 +160,7 @@ class Lora(AbstractAdapter):
         value = _towards(atom.value_left, atom.value_right, (reference.value_left, reference.value_right))
         return LoraAtom(*query, *value)
 
-    def interior(self, atom: LoraAtom, radius: float) -> Float[Array, " constraints"]:
+    def interior(self, atom: LoraAtom, radius: float | Float[Array, ""]) -> Float[Array, " constraints"]:
         """A ball for each of Delta_Q and Delta_V."""
         delta = self.update(atom)
         return jnp.concatenate([_ball(delta.query, radius), _ball(delta.value, radius)])
@@ -251,7 +251,7 @@ class RepLora(AbstractAdapter):
         signed = _same_signs(left, right, self.act.apply(reference.left))
         return SharedAtom(self.act.inverse(signed[0]), self.act.inverse(signed[1]))
 
-    def interior(self, atom: SharedAtom, radius: float) -> Float[Array, " constraints"]:
+    def interior(self, atom: SharedAtom, radius: float | Float[Array, ""]) -> Float[Array, " constraints"]:
         """A ball for Delta; for a bounded activation also every entry of Delta inside 90 % of its range."""
         delta = self.update(atom).value
         slacks = _ball(delta, radius)

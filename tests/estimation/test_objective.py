@@ -133,7 +133,7 @@ def viewed(problem, frame, z):
     view = View(problem, frame)
     y = enter(problem.chart, frame, z)
     automatic = view.value(y), jax.grad(view.value)(y), jax.hessian(view.value)(y)
-    return view.derivatives(y), automatic, view.slope(y)[1]
+    return view.derivatives(y), automatic, view.slope(y), gauge_in_frame(problem.chart, frame, z)[1]
 
 
 @pytest.mark.parametrize(("gate", "adapter"), VIEWED)
@@ -142,12 +142,12 @@ def test_derivatives_in_moment_coordinates_are_exact(gate, adapter):
     for beside_frozen in (False, True):
         z = setting.random_z()
         frame = frame_at(setting, z, beside_frozen)
-        exact, expected, slope = viewed(setting.problem, frame, z)
+        exact, expected, (value, slope), tangents = viewed(setting.problem, frame, z)
         for found, reference in zip(exact, expected, strict=True):
             assert relative(found, reference) < 1e-12
+        assert relative(value, expected[0]) < 1e-14
         assert relative(slope, expected[1]) < 1e-12
-        tangents = gauge_in_frame(setting.chart, frame, z)
-        along = np.asarray(slope) @ tangents / np.linalg.norm(tangents, axis=0)
+        along = np.asarray(slope) @ np.asarray(tangents) / np.linalg.norm(tangents, axis=0)
         assert np.max(np.abs(along)) < 1e-12 * np.linalg.norm(slope)
 
 
@@ -243,19 +243,22 @@ def test_distance_is_measured_free_of_the_gauge():
 
 
 def gauge_in_frame(chart, frame, z):
-    """All gauge tangents at z (and, without an anchor, the common scale of the weights), pushed into the frame."""
-    atoms, in_z = chart.atoms(z), []
-    for index in range(chart.k):
-        atom = jax.tree.map(lambda leaf, i=index: leaf[i], atoms)
-        tangents = np.concatenate([np.asarray(leaf).reshape(len(leaf), -1) for leaf in chart.model.gauge(atom)], axis=1)
-        wide = np.zeros((len(tangents), chart.size))
+    """The slice's normals, and all gauge tangents (with the weights' common scale where free) pushed into the frame."""
+
+    def of_atom(index):
+        atom = jax.tree.map(lambda leaf: leaf[index], chart.atoms(z))
+        tangents = jnp.concatenate([leaf.reshape(leaf.shape[0], -1) for leaf in chart.model.gauge(atom)], axis=1)
         start = chart.k + index * tangents.shape[1]
-        wide[:, start : start + tangents.shape[1]] = tangents
-        in_z.append(wide)
+        return jnp.zeros((tangents.shape[0], chart.size)).at[:, start : start + tangents.shape[1]].set(tangents)
+
+    in_z = [of_atom(index) for index in range(chart.k)]
     if not chart.model.frozen.count:
-        in_z.append(np.where(np.arange(chart.size) < chart.k, z, 0.0)[None])
-    push = jax.linearize(lambda point: enter(chart, frame, point), z)[1]
-    return np.asarray(jax.vmap(push)(jnp.asarray(np.concatenate(in_z)))).T
+        in_z.append(jnp.where(jnp.arange(chart.size) < chart.k, z, 0.0)[None])
+    y, push = jax.linearize(lambda point: enter(chart, frame, point), z)
+    return gauge_slice(chart, frame, y), jax.vmap(push)(jnp.concatenate(in_z)).T
+
+
+compiled_gauge = quick_jit(gauge_in_frame)
 
 
 @pytest.mark.parametrize(
@@ -273,8 +276,7 @@ def test_slice_crosses_every_gauge_orbit_once(gate, adapter, frozen, rank):
     for beside_frozen in (False, True)[: 1 + frozen]:
         z = setting.random_z()
         frame = frame_at(setting, z, beside_frozen)
-        normals = np.asarray(gauge_slice(setting.chart, frame, enter(setting.chart, frame, z)))
-        tangents = gauge_in_frame(setting.chart, frame, z)
+        normals, tangents = map(np.asarray, compiled_gauge(setting.chart, frame, z))
         assert normals.shape == tangents.shape
         np.testing.assert_allclose(normals.T @ normals, np.eye(normals.shape[1]), atol=1e-12)
         span = np.linalg.qr(tangents / np.linalg.norm(tangents, axis=0))[0]

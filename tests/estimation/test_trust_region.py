@@ -1,6 +1,7 @@
 """The trust-region step against brute force, and whole fits: the floor, the KKT conditions, batches."""
 
 import functools
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -313,6 +314,12 @@ def test_finished_lanes_do_not_move():
         np.testing.assert_array_equal(np.asarray(now)[good], np.asarray(before)[good])
 
 
+def apart(chart, one, other):
+    """Largest difference of two points after matching labels: rounding may list a pair in either order."""
+    orders = itertools.permutations(range(chart.k))
+    return min(float(jnp.max(jnp.abs(chart.reordered(one, jnp.array(order)) - other))) for order in orders)
+
+
 def test_batch_equals_a_loop_over_lanes():
     """To rounding all the way: 1e-11 on the path (n = 10^14 amplifies it), 1e-13 at the end, the same step count."""
     case, starts, together = fitted_from_afar(RepLora(1))
@@ -323,8 +330,8 @@ def test_batch_equals_a_loop_over_lanes():
         alone = lane(first, index)
         for count in range(60):
             if count == 8:
-                np.testing.assert_allclose(alone.z, halfway.z[index], atol=1e-11)
+                assert apart(case.chart, alone.z, halfway.z[index]) < 1e-11
             alone = single(case.problem, alone)
-        np.testing.assert_allclose(alone.z, together.z[index], atol=1e-13)
+        assert apart(case.chart, alone.z, together.z[index]) < 1e-13
         assert int(alone.iterations) == int(together.iterations[index]) < 60
         assert int(alone.status) == int(together.status[index]) == CONVERGED

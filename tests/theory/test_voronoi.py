@@ -1,0 +1,263 @@
+"""Voronoi losses against a slow oracle, the frozen-cell fact, and the scale that an un-anchored model lacks."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+
+from moe_theory.models.measure import MixingMeasure
+from moe_theory.study.problem import build
+from moe_theory.study.spec import ProblemSpec
+from moe_theory.theory.voronoi import Losses, Points, effective_losses, factor_losses, losses
+
+QUERY, VALUE = 2, 3
+
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+compiled = quick_jit(losses, static_argnums=3)
+
+
+class Oracle(NamedTuple):
+    """The definition, by loops."""
+
+    d_1: float
+    d_2: float
+    d_12: float
+    weight: float
+    singleton: float
+    overfitted: float
+    frozen: float
+    query: float
+    value: float
+    pattern: int
+
+
+def oracle(fitted: Points, true: Points, frozen: Points) -> Oracle:
+    """Theory section 3 with a cell for every frozen atom, weights relative to what the frozen cells hold."""
+    fitted, true, frozen = jax.tree.map(np.asarray, (fitted, true, frozen))
+    k_true = len(true.weights)
+    centers = [*zip(true.query, true.value, strict=True), *zip(frozen.query, frozen.value, strict=True)]
+    target = [*true.weights, *frozen.weights]
+    squares = []
+    cells: list[list[int]] = [[] for _ in centers]
+    for i in range(len(fitted.weights)):
+        apart = [(np.sum((fitted.query[i] - q) ** 2), np.sum((fitted.value[i] - v) ** 2)) for q, v in centers]
+        nearest = min(range(len(centers)), key=lambda j: (sum(apart[j]), j))
+        cells[nearest].append(i)
+        squares.append(apart[nearest])
+    scale = 1.0
+    if len(frozen.weights):
+        joined = sum(fitted.weights[i] for cell in cells[k_true:] for i in cell)
+        scale = sum(frozen.weights) / (sum(frozen.weights) + joined)
+
+    def loss(power_of_cell):
+        total = 0.0
+        for j, cell in enumerate(cells):
+            own = target[j] * scale if j >= k_true else 0.0
+            total += abs(sum(scale * fitted.weights[i] for i in cell) + own - target[j])
+            power = power_of_cell(cell)
+            total += sum(scale * fitted.weights[i] * sum(squares[i]) ** (power / 2) for i in cell) if power else 0.0
+        return total
+
+    def error(members, block=lambda pair: sum(pair)):
+        if not members:
+            return np.nan
+        weights = [fitted.weights[i] for i in members]
+        return np.sqrt(np.average([block(squares[i]) for i in members], weights=weights))
+
+    estimated = cells[:k_true]
+    crowded = [i for cell in estimated if len(cell) > 1 for i in cell]
+    return Oracle(
+        d_1=loss(lambda cell: 1),
+        d_2=loss(lambda cell: 2),
+        d_12=loss(lambda cell: 1 if len(cell) == 1 else 2),
+        weight=loss(lambda cell: 0),
+        singleton=error([cell[0] for cell in estimated if len(cell) == 1]),
+        overfitted=error(crowded),
+        frozen=error([i for cell in cells[k_true:] for i in cell]),
+        query=error(crowded, lambda pair: pair[0]),
+        value=error(crowded, lambda pair: pair[1]),
+        pattern=int("".join(str(len(cell)) for cell in estimated) + str(sum(map(len, cells[k_true:])))),
+    )
+
+
+def points(rng, k, spread=1.0, grid=False):
+    """Random atoms; on a grid many distances tie."""
+    coordinates = rng.normal(scale=spread, size=(k, QUERY + VALUE))
+    if grid:
+        coordinates = np.round(coordinates)
+    weights = rng.choice([0.25, 0.5, 1.0, 2.0], size=k) if grid else rng.uniform(0.1, 3.0, size=k)
+    return Points(jnp.asarray(coordinates[:, :QUERY]), jnp.asarray(coordinates[:, QUERY:]), jnp.asarray(weights))
+
+
+def none_of(atoms: Points) -> Points:
+    return jax.tree.map(lambda leaf: leaf[:0], atoms)
+
+
+def agree(found: Losses, expected: Oracle, **tolerance):
+    for name, value in expected._asdict().items():
+        np.testing.assert_allclose(getattr(found, name), value, err_msg=name, **({"rtol": 1e-11} | tolerance))
+
+
+@pytest.mark.parametrize(
+    ("k_fit", "k_true", "k_frozen"), [(1, 1, 0), (1, 1, 1), (3, 2, 1), (2, 3, 1), (5, 2, 2), (4, 3, 0)]
+)
+@pytest.mark.parametrize("grid", [False, True])
+def test_losses_are_those_of_the_definition(k_fit, k_true, k_frozen, grid):
+    rng = np.random.default_rng([k_fit, k_true, k_frozen, grid])
+    for _ in range(20):
+        fitted, true = points(rng, k_fit, grid=grid), points(rng, k_true, grid=grid)
+        frozen = points(rng, max(k_frozen, 1), grid=grid) if k_frozen else none_of(true)
+        agree(compiled(fitted, true, frozen, False), oracle(fitted, true, frozen), atol=1e-13)
+
+
+@given(seed=st.integers(0, 10**6), grid=st.booleans(), fit_scale=st.sampled_from([1e-6, 1e-2, 1.0, 1e3]))
+def test_losses_of_random_measures(seed, grid, fit_scale):
+    """Fits near the truth and far from it; atoms at exactly one place, too."""
+    rng = np.random.default_rng(seed)
+    true, frozen = points(rng, 2, grid=grid), points(rng, 1, grid=grid)
+    away = points(rng, 3, fit_scale, grid=grid)
+    at = jnp.asarray(rng.integers(2, size=3))
+    fitted = Points(true.query[at] + away.query, true.value[at] + away.value, away.weights)
+    agree(compiled(fitted, true, frozen, False), oracle(fitted, true, frozen), atol=1e-13 * fit_scale**2)
+
+
+def test_ties_go_to_the_lowest_index():
+    """Halfway between two true atoms, between a true and a frozen one, and between all of them."""
+    line = jnp.asarray([[-1.0], [1.0]])
+    true = Points(jnp.zeros((2, 0)), line, jnp.asarray([1.0, 2.0]))
+    middle = Points(jnp.zeros((1, 0)), jnp.zeros((1, 1)), jnp.asarray([0.5]))
+    found = losses(middle, true, none_of(true), False)
+    assert int(found.pattern) == 100
+    assert float(found.d_1) == pytest.approx(0.5 + 2.0 + 0.5)
+    frozen = Points(jnp.zeros((1, 0)), jnp.asarray([[-3.0]]), jnp.asarray([1.0]))
+    left = middle._replace(value=jnp.asarray([[-2.0]]))
+    assert int(losses(left, true, frozen, False).pattern) == 100
+    assert int(losses(left, true._replace(value=line[::-1]), frozen, False).pattern) == 10
+
+
+def test_two_true_atoms_at_one_place_leave_the_second_cell_empty():
+    true = Points(jnp.zeros((2, 0)), jnp.zeros((2, 1)), jnp.asarray([1.0, 2.0]))
+    found = losses(true, true, none_of(true), False)
+    assert int(found.pattern) == 200
+    assert float(found.d_12) == pytest.approx(2.0 + 2.0)
+
+
+@given(seed=st.integers(0, 10**6), divide=st.booleans())
+def test_zero_at_the_truth_and_blind_to_order(seed, divide):
+    rng = np.random.default_rng(seed)
+    true, fitted = points(rng, 3), points(rng, 4)
+    frozen = none_of(true) if divide else points(rng, 1)
+    at_truth = compiled(true, true, frozen, divide)
+    for name in ("d_1", "d_2", "d_12", "weight", "singleton"):
+        assert abs(float(getattr(at_truth, name))) < 1e-14, name
+    assert int(at_truth.pattern) == 1110
+    shuffle = jnp.asarray(rng.permutation(4))
+    moved = compiled(jax.tree.map(lambda leaf: leaf[shuffle], fitted), true, frozen, divide)
+    agree(moved, Oracle(*(np.asarray(leaf) for leaf in compiled(fitted, true, frozen, divide))), rtol=1e-12)
+    order = jnp.asarray(rng.permutation(3))
+    renamed = compiled(fitted, jax.tree.map(lambda leaf: leaf[order], true), frozen, divide)
+    for name in ("d_1", "d_2", "d_12", "weight", "singleton", "overfitted", "frozen"):
+        np.testing.assert_allclose(
+            getattr(renamed, name), getattr(compiled(fitted, true, frozen, divide), name), rtol=1e-12, err_msg=name
+        )
+
+
+def test_an_empty_cell_costs_its_weight_and_missing_kinds_are_nan():
+    true = Points(jnp.zeros((2, 0)), jnp.asarray([[0.0], [10.0]]), jnp.asarray([1.0, 0.7]))
+    both = Points(jnp.zeros((2, 0)), jnp.asarray([[0.0], [0.0]]), jnp.asarray([0.25, 0.75]))
+    crowded = losses(both, true, none_of(true), False)
+    assert float(crowded.d_12) == float(crowded.weight) == pytest.approx(0.7)
+    assert int(crowded.pattern) == 200
+    assert np.isnan(crowded.singleton)
+    assert np.isnan(crowded.frozen)
+    assert float(crowded.overfitted) == 0.0
+    one = jax.tree.map(lambda leaf: leaf[:1], both)._replace(weights=jnp.asarray([1.0]))
+    alone = losses(one, true, none_of(true), False)
+    assert float(alone.d_12) == pytest.approx(0.7)
+    assert float(alone.singleton) == 0.0
+    for name in ("overfitted", "query", "value", "frozen"):
+        assert np.isnan(getattr(alone, name)), name
+
+
+@given(seed=st.integers(0, 10**6), crowd=st.booleans())
+def test_without_an_anchor_the_best_common_scale_is_divided_out(seed, crowd):
+    """A bounded scalar search over log a, refined from a grid, finds no lower loss, and the loss does reach it."""
+    rng = np.random.default_rng(seed)
+    true, fitted = points(rng, 2), points(rng, 3, 0.3 if crowd else 1.5)
+    frozen = none_of(true)
+    found = compiled(fitted, true, frozen, True)
+    for name in ("d_1", "d_2", "d_12", "weight"):
+
+        def at(log_scale, name=name):
+            scaled = fitted._replace(weights=fitted.weights * np.exp(log_scale))
+            return float(getattr(oracle(scaled, true, frozen), name))
+
+        grid = np.linspace(-6, 6, 61)
+        start = grid[np.argmin([at(log_scale) for log_scale in grid])]
+        best = minimize_scalar(at, bounds=(start - 0.2, start + 0.2), method="bounded", options={"xatol": 1e-10})
+        best_value = float(best.fun)  # pyright: ignore[reportAttributeAccessIssue]
+        own = float(getattr(found, name))
+        assert own <= best_value + 1e-9, name
+        nothing = float(np.sum(true.weights))  # a -> 0
+        assert min(best_value, nothing) <= own + 1e-7 * (1 + own) or own <= nothing, name
+    again = compiled(fitted._replace(weights=37.0 * fitted.weights), true, frozen, True)
+    for name in ("d_1", "d_2", "d_12", "weight"):
+        np.testing.assert_allclose(getattr(again, name), getattr(found, name), rtol=1e-12, atol=1e-14)
+
+
+def setting(**changes):
+    return build(ProblemSpec(**({"dimension": 3, "support": 64, "adapter": "replora"} | changes)))
+
+
+def beside_frozen(setup, weight):
+    """The truth with one more atom at the frozen one's place and all other weights times 1 + weight."""
+    nothing = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[:1]), setup.truth.atoms)
+    atoms = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), setup.truth.atoms, nothing)
+    added = jnp.concatenate([setup.truth.log_weights + jnp.log1p(weight), jnp.log(jnp.asarray([weight]))])
+    return MixingMeasure(added, atoms)
+
+
+@pytest.mark.parametrize("gate", ["attention", "gaussian"])
+@pytest.mark.parametrize("adapter", ["lora", "replora"])
+@pytest.mark.parametrize("weight", [0.05, 1.0, 7.0])
+def test_an_atom_at_the_frozen_place_changes_no_function_and_no_anchored_loss(gate, adapter, weight):
+    setup = setting(gate=gate, adapter=adapter)
+    same = beside_frozen(setup, weight)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(50, 3)))
+    predict = jax.vmap(setup.model.predict, (None, 0))
+    np.testing.assert_allclose(predict(same, x), predict(setup.truth, x), rtol=0, atol=1e-12)
+    anchored = effective_losses(setup.model, same, setup.truth)
+    for name in ("d_1", "d_2", "d_12", "weight", "singleton", "frozen"):
+        assert abs(float(getattr(anchored, name))) < 1e-12, name
+    assert int(anchored.pattern) == 111
+    plain = effective_losses(setup.model, same, setup.truth, anchored=False)
+    assert float(plain.weight) >= 0.9 * weight
+    assert float(plain.d_12) >= 0.9 * weight
+    assert int(plain.pattern) % 10 == 0
+    wrong = effective_losses(setup.model, same.__class__(same.log_weights.at[0].add(0.1), same.atoms), setup.truth)
+    assert float(wrong.d_12) > 0.05
+
+
+def test_effective_losses_do_not_see_the_gauge_and_factor_losses_do():
+    setup = setting(adapter="lora")
+    turned = jax.vmap(lambda atom: atom._replace(value_left=-atom.value_left, value_right=-atom.value_right))(
+        setup.truth.atoms
+    )
+    fitted = MixingMeasure(setup.truth.log_weights, turned)
+    assert float(effective_losses(setup.model, fitted, setup.truth).d_1) < 1e-12
+    assert float(factor_losses(setup.model, fitted, setup.truth).d_1) > 0.1
+    assert float(factor_losses(setup.model, setup.truth, setup.truth).d_1) < 1e-12
+
+
+def test_without_an_anchor_a_common_shift_of_log_weights_costs_nothing():
+    setup = setting(anchored=False)
+    shifted = MixingMeasure(setup.truth.log_weights + 1.7, setup.truth.atoms)
+    assert float(effective_losses(setup.model, shifted, setup.truth).d_12) < 1e-12
+    anchored = setting()
+    assert float(effective_losses(anchored.model, shifted, anchored.truth).d_12) > 1.0
