@@ -10,7 +10,6 @@ import argparse
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import NonlinearConstraint, minimize
 
@@ -46,6 +45,12 @@ def compare(n: int, replications: int) -> None:
 
     compiled = jax.jit(value), jax.jit(jax.grad(value)), jax.jit(jax.hessian(value))
     slacks, slopes = jax.jit(chart.slacks), jax.jit(jax.jacobian(chart.slacks))
+    constraint = NonlinearConstraint(
+        lambda z: np.asarray(slacks(z)),
+        0.0,
+        np.inf,
+        jac=lambda z: np.asarray(slopes(z)),  # pyright: ignore[reportArgumentType]
+    )
     ratios = []
     for replication in range(-1, replications):
         data = draw_statistics(setup.values, setup.sigma, n, 0, replication + 1)
@@ -59,9 +64,7 @@ def compare(n: int, replications: int) -> None:
             start,
             jac=lambda z, data=data: np.asarray(compiled[1](z, data)),
             hess=lambda z, data=data: np.asarray(compiled[2](z, data)),
-            constraints=NonlinearConstraint(
-                lambda z: np.asarray(slacks(z)), 0.0, jnp.inf, jac=lambda z: np.asarray(slopes(z))
-            ),
+            constraints=constraint,
             method="trust-constr",
             options={"maxiter": 500, "gtol": 1e-6, "xtol": 1e-12},
         )

@@ -103,12 +103,17 @@ def judge_measure(measure: Measure, rows: pd.DataFrame, certified_share: float, 
     sizes, errors = [], []
     for n, group in rows.groupby("n"):
         values = group[measure.column].to_numpy(dtype=float)
-        values = values[np.isfinite(values)]
+        values = values[~np.isnan(values)]
         if values.size >= FEWEST:
             sizes.append(float(n))  # pyright: ignore[reportArgumentType]
             errors.append(values)
     if not sizes:
         raise InputError(f"fewer than {FEWEST} replications have a {measure.words} at any size: use more --reps")
+    if measure.from_size > max(sizes):
+        raise InputError(
+            f"{measure.words} is judged from n = {measure.from_size:.0e} on, but the largest size is {max(sizes):.0e}: "
+            "use a grid that reaches further"
+        )
     curve = summarise(np.array(sizes), errors, statistic)  # pyright: ignore[reportArgumentType]
     verdict = judge(measure.prediction, curve, measure.from_size or None, certified_share)
     return Judged(measure, curve, verdict)

@@ -54,10 +54,10 @@ def run_claim(claim: Claim, sweep: SweepSpec, store: Store, workers: int | None 
 
 
 def rows_of(claim: Claim, sweep: SweepSpec, store: Store) -> pd.DataFrame:
-    """The stored rows of a sweep, no others.
+    """The stored rows of a sweep, no others; of an interrupted run, those that were finished.
 
     Raises:
-        StoreError: if nothing is stored, or not all of it.
+        StoreError: if nothing is stored.
     """
     frame = store.read(claim.id, problem_hash(sweep), sweep.sizes)
     return frame.loc[frame["replication"] < sweep.replications].reset_index(drop=True)
