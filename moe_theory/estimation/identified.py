@@ -12,7 +12,7 @@ set that contains the fit; other components are other starts' minima. Source: ou
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ def _extremum(
 ) -> Float[Array, ""]:
     ceiling = state.value + level
 
-    def advance(_: int, carry: tuple[State, Array]) -> tuple[State, Array]:
+    def advance(_: Any, carry: tuple[State, Array]) -> tuple[State, Array]:
         now, best = carry
         z, reached = _step(problem, now, loss, ceiling, sign)
         better = sign * reached > sign * best

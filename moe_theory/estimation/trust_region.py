@@ -24,7 +24,7 @@ Sources: Nocedal and Wright 2006, ch. 4 and 19; Waechter and Biegler 2006 for th
 step is in the spirit of Transtrum and Sethna 2012 (geodesic acceleration).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -178,7 +178,7 @@ def trust_region_step(spectrum: Spectrum, radius: Float[Array, ""]) -> tuple[Flo
     least = jnp.maximum(0.0, tiny - values[0])
     largest = least + jnp.linalg.norm(along) / radius + tiny
 
-    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Any, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bracket
         middle = jnp.where(low > 0, jnp.sqrt(low * high), high * 1e-3)
         long = jnp.linalg.norm(along / (values + least + middle)) > radius
@@ -189,9 +189,10 @@ def trust_region_step(spectrum: Spectrum, radius: Float[Array, ""]) -> tuple[Flo
     shift = least + jnp.where(inside, jnp.where(least > 0, tiny, 0.0), high)
     step = -along / jnp.where(values + shift > 0, values + shift, tiny)
     step = step * jnp.minimum(1.0, radius / jnp.maximum(jnp.linalg.norm(step), 1e-300))
-    missing = jnp.sqrt(jnp.maximum(radius**2 - jnp.sum(step**2), 0.0))
-    push = jnp.where((values[0] < -tiny) & inside, jnp.where(along[0] > 0, -missing, missing), 0.0)
-    return step.at[0].add(push), shift
+    to_boundary = jnp.sqrt(jnp.maximum(radius**2 - jnp.sum(step[1:] ** 2), 0.0))
+    hard = (values[0] < -tiny) & inside
+    first = jnp.where(hard, jnp.where(along[0] > 0, -to_boundary, to_boundary), step[0])
+    return step.at[0].set(first), shift
 
 
 def merit(local: Local, barrier: Float[Array, ""], slacks: Float[Array, " c"], value: Float[Array, ""]) -> Array:

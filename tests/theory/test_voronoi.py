@@ -1,13 +1,13 @@
 """Voronoi losses against a slow oracle, the frozen-cell fact, and the scale that an un-anchored model lacks."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
@@ -39,7 +39,6 @@ class Oracle(NamedTuple):
 
 def oracle(fitted: Points, true: Points, frozen: Points) -> Oracle:
     """Theory section 3 with a cell for every frozen atom, weights relative to what the frozen cells hold."""
-    fitted, true, frozen = jax.tree.map(np.asarray, (fitted, true, frozen))
     k_true = len(true.weights)
     centers = [*zip(true.query, true.value, strict=True), *zip(frozen.query, frozen.value, strict=True)]
     target = [*true.weights, *frozen.weights]
@@ -92,11 +91,11 @@ def points(rng, k, spread=1.0, grid=False):
     if grid:
         coordinates = np.round(coordinates)
     weights = rng.choice([0.25, 0.5, 1.0, 2.0], size=k) if grid else rng.uniform(0.1, 3.0, size=k)
-    return Points(jnp.asarray(coordinates[:, :QUERY]), jnp.asarray(coordinates[:, QUERY:]), jnp.asarray(weights))
+    return Points(coordinates[:, :QUERY], coordinates[:, QUERY:], weights)
 
 
 def none_of(atoms: Points) -> Points:
-    return jax.tree.map(lambda leaf: leaf[:0], atoms)
+    return Points(*(leaf[:0] for leaf in atoms))
 
 
 def agree(found: Losses, expected: Oracle, **tolerance):
@@ -122,32 +121,33 @@ def test_losses_of_random_measures(seed, grid, fit_scale):
     rng = np.random.default_rng(seed)
     true, frozen = points(rng, 2, grid=grid), points(rng, 1, grid=grid)
     away = points(rng, 3, fit_scale, grid=grid)
-    at = jnp.asarray(rng.integers(2, size=3))
+    at = rng.integers(2, size=3)
     fitted = Points(true.query[at] + away.query, true.value[at] + away.value, away.weights)
     agree(compiled(fitted, true, frozen, False), oracle(fitted, true, frozen), atol=1e-13 * fit_scale**2)
 
 
 def test_ties_go_to_the_lowest_index():
     """Halfway between two true atoms, between a true and a frozen one, and between all of them."""
-    line = jnp.asarray([[-1.0], [1.0]])
-    true = Points(jnp.zeros((2, 0)), line, jnp.asarray([1.0, 2.0]))
-    middle = Points(jnp.zeros((1, 0)), jnp.zeros((1, 1)), jnp.asarray([0.5]))
-    found = losses(middle, true, none_of(true), False)
+    line = np.asarray([[-1.0], [1.0]])
+    true = Points(np.zeros((2, 0)), line, np.asarray([1.0, 2.0]))
+    middle = Points(np.zeros((1, 0)), np.zeros((1, 1)), np.asarray([0.5]))
+    found = compiled(middle, true, none_of(true), False)
     assert int(found.pattern) == 100
     assert float(found.d_1) == pytest.approx(0.5 + 2.0 + 0.5)
-    frozen = Points(jnp.zeros((1, 0)), jnp.asarray([[-3.0]]), jnp.asarray([1.0]))
-    left = middle._replace(value=jnp.asarray([[-2.0]]))
-    assert int(losses(left, true, frozen, False).pattern) == 100
-    assert int(losses(left, true._replace(value=line[::-1]), frozen, False).pattern) == 10
+    frozen = Points(np.zeros((1, 0)), np.asarray([[-3.0]]), np.asarray([1.0]))
+    left = middle._replace(value=np.asarray([[-2.0]]))
+    assert int(compiled(left, true, frozen, False).pattern) == 100
+    assert int(compiled(left, true._replace(value=line[::-1]), frozen, False).pattern) == 10
 
 
 def test_two_true_atoms_at_one_place_leave_the_second_cell_empty():
-    true = Points(jnp.zeros((2, 0)), jnp.zeros((2, 1)), jnp.asarray([1.0, 2.0]))
-    found = losses(true, true, none_of(true), False)
+    true = Points(np.zeros((2, 0)), np.zeros((2, 1)), np.asarray([1.0, 2.0]))
+    found = compiled(true, true, none_of(true), False)
     assert int(found.pattern) == 200
     assert float(found.d_12) == pytest.approx(2.0 + 2.0)
 
 
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), divide=st.booleans())
 def test_zero_at_the_truth_and_blind_to_order(seed, divide):
     rng = np.random.default_rng(seed)
@@ -157,10 +157,10 @@ def test_zero_at_the_truth_and_blind_to_order(seed, divide):
     for name in ("d_1", "d_2", "d_12", "weight", "singleton"):
         assert abs(float(getattr(at_truth, name))) < 1e-14, name
     assert int(at_truth.pattern) == 1110
-    shuffle = jnp.asarray(rng.permutation(4))
+    shuffle = rng.permutation(4)
     moved = compiled(jax.tree.map(lambda leaf: leaf[shuffle], fitted), true, frozen, divide)
     agree(moved, Oracle(*(np.asarray(leaf) for leaf in compiled(fitted, true, frozen, divide))), rtol=1e-12)
-    order = jnp.asarray(rng.permutation(3))
+    order = rng.permutation(3)
     renamed = compiled(fitted, jax.tree.map(lambda leaf: leaf[order], true), frozen, divide)
     for name in ("d_1", "d_2", "d_12", "weight", "singleton", "overfitted", "frozen"):
         np.testing.assert_allclose(
@@ -169,43 +169,47 @@ def test_zero_at_the_truth_and_blind_to_order(seed, divide):
 
 
 def test_an_empty_cell_costs_its_weight_and_missing_kinds_are_nan():
-    true = Points(jnp.zeros((2, 0)), jnp.asarray([[0.0], [10.0]]), jnp.asarray([1.0, 0.7]))
-    both = Points(jnp.zeros((2, 0)), jnp.asarray([[0.0], [0.0]]), jnp.asarray([0.25, 0.75]))
-    crowded = losses(both, true, none_of(true), False)
+    true = Points(np.zeros((2, 0)), np.asarray([[0.0], [10.0]]), np.asarray([1.0, 0.7]))
+    both = Points(np.zeros((2, 0)), np.asarray([[0.0], [0.0]]), np.asarray([0.25, 0.75]))
+    crowded = compiled(both, true, none_of(true), False)
     assert float(crowded.d_12) == float(crowded.weight) == pytest.approx(0.7)
     assert int(crowded.pattern) == 200
     assert np.isnan(crowded.singleton)
     assert np.isnan(crowded.frozen)
     assert float(crowded.overfitted) == 0.0
-    one = jax.tree.map(lambda leaf: leaf[:1], both)._replace(weights=jnp.asarray([1.0]))
-    alone = losses(one, true, none_of(true), False)
+    one = Points(both.query[:1], both.value[:1], np.asarray([1.0]))
+    alone = compiled(one, true, none_of(true), False)
     assert float(alone.d_12) == pytest.approx(0.7)
     assert float(alone.singleton) == 0.0
     for name in ("overfitted", "query", "value", "frozen"):
         assert np.isnan(getattr(alone, name)), name
 
 
-@given(seed=st.integers(0, 10**6), crowd=st.booleans())
-def test_without_an_anchor_the_best_common_scale_is_divided_out(seed, crowd):
-    """A bounded scalar search over log a, refined from a grid, finds no lower loss, and the loss does reach it."""
+@settings(max_examples=30)
+@given(seed=st.integers(0, 10**6), offset=st.sampled_from([1e-3, 0.1, 0.2]))
+def test_without_an_anchor_the_best_common_scale_is_divided_out(seed, offset):
+    """A bounded scalar search over log a, refined from a grid, finds the loss and none lower.
+
+    Fits nearer than 1 on average: farther ones would have the infimum sum w* at a -> 0, where no fit is left.
+    """
     rng = np.random.default_rng(seed)
-    true, fitted = points(rng, 2), points(rng, 3, 0.3 if crowd else 1.5)
+    true, away = points(rng, 2), points(rng, 3, offset)
+    at = rng.integers(2, size=3)
+    fitted = Points(true.query[at] + away.query, true.value[at] + away.value, away.weights)
     frozen = none_of(true)
     found = compiled(fitted, true, frozen, True)
     for name in ("d_1", "d_2", "d_12", "weight"):
 
-        def at(log_scale, name=name):
+        def scaled_loss(log_scale, name=name):
             scaled = fitted._replace(weights=fitted.weights * np.exp(log_scale))
-            return float(getattr(oracle(scaled, true, frozen), name))
+            return getattr(oracle(scaled, true, frozen), name)
 
-        grid = np.linspace(-6, 6, 61)
-        start = grid[np.argmin([at(log_scale) for log_scale in grid])]
-        best = minimize_scalar(at, bounds=(start - 0.2, start + 0.2), method="bounded", options={"xatol": 1e-10})
-        best_value = float(best.fun)  # pyright: ignore[reportAttributeAccessIssue]
+        grid = np.linspace(-5, 5, 41)
+        start = grid[np.argmin([scaled_loss(log_scale) for log_scale in grid])]
+        best: Any = minimize_scalar(scaled_loss, bounds=(start - 0.3, start + 0.3), method="bounded")
         own = float(getattr(found, name))
-        assert own <= best_value + 1e-9, name
-        nothing = float(np.sum(true.weights))  # a -> 0
-        assert min(best_value, nothing) <= own + 1e-7 * (1 + own) or own <= nothing, name
+        assert own <= best.fun * (1 + 1e-9) + 1e-12, name
+        assert own >= best.fun - 1e-4 * (1 + best.fun), name
     again = compiled(fitted._replace(weights=37.0 * fitted.weights), true, frozen, True)
     for name in ("d_1", "d_2", "d_12", "weight"):
         np.testing.assert_allclose(getattr(again, name), getattr(found, name), rtol=1e-12, atol=1e-14)
@@ -223,25 +227,27 @@ def beside_frozen(setup, weight):
     return MixingMeasure(added, atoms)
 
 
-@pytest.mark.parametrize("gate", ["attention", "gaussian"])
-@pytest.mark.parametrize("adapter", ["lora", "replora"])
-@pytest.mark.parametrize("weight", [0.05, 1.0, 7.0])
-def test_an_atom_at_the_frozen_place_changes_no_function_and_no_anchored_loss(gate, adapter, weight):
+@pytest.mark.parametrize(("gate", "adapter"), [("attention", "lora"), ("gaussian", "replora")])
+def test_an_atom_at_the_frozen_place_changes_no_function_and_no_anchored_loss(gate, adapter):
     setup = setting(gate=gate, adapter=adapter)
-    same = beside_frozen(setup, weight)
+    model, truth = setup.model, setup.truth
     x = jnp.asarray(np.random.default_rng(0).normal(size=(50, 3)))
-    predict = jax.vmap(setup.model.predict, (None, 0))
-    np.testing.assert_allclose(predict(same, x), predict(setup.truth, x), rtol=0, atol=1e-12)
-    anchored = effective_losses(setup.model, same, setup.truth)
-    for name in ("d_1", "d_2", "d_12", "weight", "singleton", "frozen"):
-        assert abs(float(getattr(anchored, name))) < 1e-12, name
-    assert int(anchored.pattern) == 111
-    plain = effective_losses(setup.model, same, setup.truth, anchored=False)
-    assert float(plain.weight) >= 0.9 * weight
-    assert float(plain.d_12) >= 0.9 * weight
-    assert int(plain.pattern) % 10 == 0
-    wrong = effective_losses(setup.model, same.__class__(same.log_weights.at[0].add(0.1), same.atoms), setup.truth)
-    assert float(wrong.d_12) > 0.05
+    predict = quick_jit(lambda measure: jax.vmap(model.predict, (None, 0))(measure, x))
+    anchored = quick_jit(lambda measure: effective_losses(model, measure, truth))
+    plain = quick_jit(lambda measure: effective_losses(model, measure, truth, anchored=False))
+    for weight in (0.05, 1.0, 7.0):
+        same = beside_frozen(setup, weight)
+        np.testing.assert_allclose(predict(same), predict(truth), rtol=0, atol=1e-12)
+        found = anchored(same)
+        for name in ("d_1", "d_2", "d_12", "weight", "singleton", "frozen"):
+            assert abs(float(getattr(found, name))) < 1e-12, name
+        assert int(found.pattern) == 111
+        without = plain(same)
+        assert float(without.weight) >= 0.9 * weight
+        assert float(without.d_12) >= 0.9 * weight
+        assert int(without.pattern) % 10 == 0
+        wrong = MixingMeasure(same.log_weights.at[0].add(0.1), same.atoms)
+        assert float(anchored(wrong).d_12) > 0.05
 
 
 def test_effective_losses_do_not_see_the_gauge_and_factor_losses_do():
