@@ -121,7 +121,7 @@ class StartMaker:
         share = np.clip(ratio / (1.0 + ratio) / extra, min(least, 0.5 / extra), 0.5 / extra)
         direction = rng.standard_normal((extra, self._atoms.shape[1]))
         direction *= scale / np.linalg.norm(direction, axis=1, keepdims=True)
-        parts = self._atoms[atom] + direction * (1.0 - share)
+        parts = self._atoms[atom] + direction - share * direction.sum(axis=0)
         atoms, weights = self._atoms.copy(), self._weights.copy()
         atoms[atom] -= share * direction.sum(axis=0)
         weights[atom] *= 1.0 - extra * share

@@ -1,0 +1,152 @@
+"""The pool of lanes: everyone comes back once, and block size, order and neighbours change nothing but rounding."""
+
+import jax
+import numpy as np
+import pytest
+
+from moe_theory.estimation.pool import DOMINATED, Lane, Pool
+from moe_theory.estimation.space import Chart
+from moe_theory.estimation.starts import StartMaker, plan_named
+from moe_theory.estimation.trust_region import CONVERGED
+from moe_theory.sampling.statistics import draw_statistics
+from moe_theory.study.problem import build
+from moe_theory.study.spec import ProblemSpec
+from moe_theory.theory.voronoi import effective_losses
+
+N = 10**6
+BLOCK = 8
+SPEC = ProblemSpec(dimension=2, support=64, adapter="replora")
+
+
+@pytest.fixture(scope="module")
+def quick():
+    """One device and no costly optimisation by the compiler: these lanes are short."""
+    with pytest.MonkeyPatch.context() as patch:
+        first = jax.local_devices()[:1]
+        patch.setattr(jax, "local_devices", lambda: first)
+        before = jax.config.read("jax_disable_most_optimizations")
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+        jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def chart():
+    setup = build(SPEC)
+    return Chart(setup.model, setup.space, setup.k_fit)
+
+
+@pytest.fixture(scope="module")
+def lanes(chart):
+    """18 lanes of three replications; each its own owner, so that none is stopped for another's sake."""
+    setup = build(SPEC)
+    maker = StartMaker(chart, setup.truth, plan_named("smoke"))
+    made = []
+    for replication in range(3):
+        data = draw_statistics(setup.values, setup.sigma, N, 0, replication)
+        made += [Lane(len(made) + i, data, z) for i, z in enumerate(maker.make(N, 0, replication).z)]
+    return made
+
+
+@pytest.fixture(scope="module")
+def pool(quick, chart):
+    return Pool(chart, build(SPEC).design, BLOCK)
+
+
+@pytest.fixture(scope="module")
+def ends(pool, lanes):
+    return run(pool, lanes)
+
+
+def run(pool, lanes):
+    """State by owner, each exactly once."""
+    found = list(pool.run(iter(lanes)))
+    assert sorted(end.order for end in found) == list(range(len(lanes)))
+    assert all(end.owner == lanes[end.order].owner for end in found)
+    return {end.owner: end.state for end in found}
+
+
+def identical(one, other):
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def close(chart, one, other):
+    """The stated rounding: objective to 1e-6 sigma^2/n, D_12 to 1e-5 relative."""
+    setup = build(SPEC)
+    loss = jax.jit(lambda z: effective_losses(setup.model, chart.measure(z), setup.truth).d_12)
+    for owner, state in one.items():
+        assert int(state.status) == int(other[owner].status), owner
+        assert float(state.value) == pytest.approx(float(other[owner].value), rel=0, abs=1e-6), owner
+        assert float(loss(state.z)) == pytest.approx(float(loss(other[owner].z)), rel=1e-5), owner
+
+
+def test_every_lane_comes_back_once_and_nearly_all_converge(ends, lanes):
+    assert len(ends) == len(lanes)
+    assert sum(int(state.status) == CONVERGED for state in ends.values()) >= len(lanes) - 1
+
+
+def test_no_lanes_no_ends(pool):
+    assert list(pool.run(iter(()))) == []
+
+
+def test_order_and_neighbours_change_no_bit(pool, lanes, ends):
+    order = np.random.default_rng(0).permutation(len(lanes))
+    shuffled = run(pool, [lanes[i] for i in order])
+    assert all(identical(shuffled[owner], state) for owner, state in ends.items())
+    for chosen in (lanes[5:6], lanes[2:13:3]):
+        alone = run(pool, chosen)
+        assert all(identical(state, ends[owner]) for owner, state in alone.items())
+
+
+def test_lanes_are_taken_only_when_a_place_is_free(pool, lanes):
+    """A block holds no more lanes than it has places, so that a sweep's data need not exist all at once."""
+    taken, left = 0, 0
+
+    def feed():
+        nonlocal taken
+        for lane in lanes:
+            taken += 1
+            assert taken - left <= BLOCK + 1
+            yield lane
+
+    for _ in pool.run(feed()):
+        left += 1
+    assert taken == left == len(lanes)
+
+
+def test_a_lane_is_stopped_only_where_another_of_its_owner_is_lower(pool, lanes, ends):
+    """Lanes of one owner compete: the lowest is the same, bit by bit; what was stopped was above it."""
+    together = [lane._replace(owner=index // 6) for index, lane in enumerate(lanes)]
+    found = list(pool.run(iter(together)))
+    assert sorted(end.order for end in found) == list(range(len(lanes)))
+    for owner in range(3):
+        own = [end for end in found if end.owner == owner]
+        assert len(own) == 6
+        best = min((end for end in own if int(end.state.status) == CONVERGED), key=lambda end: float(end.state.value))
+        alone = [ends[index] for index in range(6 * owner, 6 * owner + 6) if int(ends[index].status) == CONVERGED]
+        assert float(best.state.value) == min(float(state.value) for state in alone)
+        for end in own:
+            if int(end.state.status) == DOMINATED:
+                assert float(end.state.value) > float(best.state.value) + 1.0
+            else:
+                assert identical(end.state, ends[end.order])
+
+
+@pytest.mark.parametrize(
+    "size", [3, pytest.param(1, marks=pytest.mark.slow), pytest.param(7, marks=pytest.mark.slow),
+             pytest.param(16, marks=pytest.mark.slow), pytest.param(64, marks=pytest.mark.slow)]
+)  # fmt: skip
+def test_block_size_changes_rounding_only(quick, chart, lanes, ends, size):
+    close(chart, ends, run(Pool(chart, build(SPEC).design, size), lanes))
+
+
+@pytest.mark.slow
+def test_two_devices_and_all_optimisations_change_rounding_only(chart, lanes, ends, monkeypatch):
+    monkeypatch.setattr(jax, "local_devices", jax.devices)
+    assert len(jax.local_devices()) == 2
+    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        found = run(Pool(chart, build(SPEC).design, BLOCK), lanes)
+    finally:
+        jax.config.update("jax_disable_most_optimizations", True)
+    close(chart, ends, found)
