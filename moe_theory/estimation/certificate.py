@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from moe_theory.estimation.frames import Frame, closest_pair, enter, split_scale
+from moe_theory.estimation.frames import enter, see
 from moe_theory.estimation.trust_region import Problem, State, View, look, newton_decrement
 
 LARGEST_DECREMENT = 1e-4
@@ -58,9 +58,7 @@ def certify(problem: Problem, state: State, truth_value: Float[Array, ""]) -> Ce
         truth_value: F at the truth.
     """
     chart = problem.chart
-    order, beside_frozen = closest_pair(chart, state.z)
-    z = chart.aligned(chart.reordered(state.z, order))
-    frame = Frame(beside_frozen, split_scale(chart, beside_frozen, z, jnp.sum(problem.data.precision)))
+    z, _, frame = see(chart, state.z, jnp.sum(problem.data.precision))
     here = state._replace(z=z, multipliers=state.barrier / chart.slacks(z))
     local = look(View(problem, frame), here, enter(chart, frame, z))
     decrement, slope, negative = newton_decrement(local.spectrum)

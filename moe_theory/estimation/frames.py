@@ -33,13 +33,48 @@ class Frame(NamedTuple):
     scale: Float[Array, " z"]
 
 
+class Seen(NamedTuple):
+    """A point of Theta made ready for a step: atoms reordered and aligned, and the frame to take the step in.
+
+    Attributes:
+        z: the same measure, its closest pair in front and in nearby members of the gauge orbit.
+        order: which atom each place had before.
+        frame: moment coordinates of that pair.
+    """
+
+    z: Float[Array, " z"]
+    order: Int[Array, " k"]
+    frame: Frame
+
+
+def see(chart: Chart, z: Float[Array, " z"], precision: Float[Array, ""]) -> Seen:
+    """Choose the frame of z.
+
+    Only a pair of fitted atoms is aligned: beside a frozen atom the second one is no partner, and turning its factors
+    towards tiny ones would unbalance them.
+
+    Args:
+        chart, z: where.
+        precision: n / sigma^2, see ``split_scale``.
+    """
+    order, beside_frozen = closest_pair(chart, z)
+    sorted_z = chart.reordered(z, order)
+    sorted_z = jnp.where(beside_frozen, sorted_z, chart.aligned(sorted_z))
+    return Seen(sorted_z, order, Frame(beside_frozen, split_scale(chart, beside_frozen, sorted_z, precision)))
+
+
 def closest_pair(chart: Chart, z: Float[Array, " z"]) -> tuple[Int[Array, " k"], Bool[Array, ""]]:
-    """The order of the atoms that brings the closest pair (in effective coordinates) to the front, and its kind."""
+    """The order of the atoms that brings the closest pair to the front, and its kind.
+
+    Two fitted atoms are as close as the gate finds them: with equal scores their outputs may differ at will, and f_G
+    sees the mean output alone. A fitted atom is close to a frozen one only if its output is too.
+    """
     model, k = chart.model, chart.k
     updates = jax.vmap(model.adapter.update)(chart.atoms(z))
     flat = jax.vmap(lambda delta: jnp.concatenate(model.effective(delta)))
     points = flat(updates)
-    apart = jnp.sum((points[:, None] - points[None]) ** 2, axis=-1) + jnp.diag(jnp.full(k, jnp.inf))
+    scores = jax.vmap(model.scored)(updates)
+    apart = jnp.sum((scores[:, None] - scores[None]) ** 2, axis=-1) + jnp.diag(jnp.full(k, jnp.inf))
     first, second = jnp.divmod(jnp.argmin(apart), k)
     order = jnp.argsort(jnp.where(jnp.arange(k) == first, -2, jnp.where(jnp.arange(k) == second, -1, jnp.arange(k))))
     if not model.frozen.count:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from moe_theory.estimation.frames import Frame, closest_pair, enter, leave, split_scale
+from moe_theory.estimation.frames import enter, leave, see
 from moe_theory.estimation.trust_region import Problem, State, View, corrected, look
 
 STEPS = 10
@@ -63,9 +63,7 @@ def _step(
 ) -> tuple[Array, Array]:
     """One quadratic-programming step, shortened until it keeps below the ceiling: (z, loss there)."""
     chart = problem.chart
-    order, beside_frozen = closest_pair(chart, state.z)
-    z = chart.aligned(chart.reordered(state.z, order))
-    frame = Frame(beside_frozen, split_scale(chart, beside_frozen, z, jnp.sum(problem.data.precision)))
+    z, _, frame = see(chart, state.z, jnp.sum(problem.data.precision))
     view = View(problem, frame)
     here = state._replace(z=z, multipliers=state.barrier / chart.slacks(z))
     y = enter(chart, frame, z)

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from moe_theory.estimation.frames import Frame, closest_pair, enter, gauge_slice, leave, split_scale
+from moe_theory.estimation.frames import Frame, enter, gauge_slice, leave, see
 from moe_theory.estimation.objective import flatten, gradient, objective, second_order
 from moe_theory.estimation.space import Chart
 from moe_theory.models.regression import Coefficients, Design
@@ -65,17 +65,15 @@ class Problem(NamedTuple):
 class State(NamedTuple):
     """One lane's progress.
 
-        Attributes:
-            z: coordinates, see ``Chart``.
-            multipliers: lambda, one per constraint.
-            barrier: mu.
-            radius: of the trust region.
-            value: F at z.
-            decrement: Newton decrement 1/2 g' W^-1 g of phi_mu at the last point where it was formed.
-            status: SHORTEST_RADIUS = 1e-13
-
-    RUNNING, CONVERGED, ITERATION_LIMIT or STALLED.
-            iterations: steps tried so far.
+    Attributes:
+        z: coordinates, see ``Chart``.
+        multipliers: lambda, one per constraint.
+        barrier: mu.
+        radius: of the trust region.
+        value: F at z.
+        decrement: Newton decrement 1/2 g' W^-1 g of phi_mu at the last point where it was formed.
+        status: RUNNING, CONVERGED, ITERATION_LIMIT or STALLED.
+        iterations: steps tried so far.
     """
 
     z: Float[Array, " z"]
@@ -273,23 +271,21 @@ def attempt(view: View, state: State, local: Local) -> Move:
 def step(problem: Problem, state: State) -> State:
     """One iteration of one lane; a lane that is not RUNNING does not move."""
     chart = problem.chart
-    order, beside_frozen = closest_pair(chart, state.z)
-    z = chart.aligned(chart.reordered(state.z, order))
-    frame = Frame(beside_frozen, split_scale(chart, beside_frozen, z, jnp.sum(problem.data.precision)))
+    seen = see(chart, state.z, jnp.sum(problem.data.precision))
     here = state._replace(
-        z=z,
-        multipliers=chart.reordered_slacks(state.multipliers, order),
+        z=seen.z,
+        multipliers=chart.reordered_slacks(state.multipliers, seen.order),
         iterations=state.iterations + 1,
     )
-    view = View(problem, frame)
-    local = look(view, here, enter(chart, frame, here.z))
+    view = View(problem, seen.frame)
+    local = look(view, here, enter(chart, seen.frame, here.z))
     gain, unresolved, negative = newton_decrement(local.spectrum)
     central = jnp.max(jnp.abs(here.multipliers * local.slacks / here.barrier - 1.0)) <= CENTRALITY
     settled = (gain <= DECREMENT) & ~negative & (unresolved <= UNRESOLVED_GAIN) & central
     done = settled & (state.barrier <= SMALLEST_BARRIER)
 
     move = attempt(view, here, local)
-    z = jnp.where(move.accepted, chart.balanced(leave(chart, frame, move.y)), here.z)
+    z = jnp.where(move.accepted, chart.balanced(leave(chart, seen.frame, move.y)), here.z)
     barrier = _next_barrier(here.barrier, local.value, (gain <= here.barrier) & ~negative)
     multipliers = _dual_step(here, local, move)
     ideal = barrier / chart.slacks(z)

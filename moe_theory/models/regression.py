@@ -139,4 +139,8 @@ class RegressionModel(eqx.Module):
         """
         if self.adapter.shared:
             return Projections(jnp.zeros(0, delta.value.dtype), delta.value.reshape(-1))
-        return Projections(self.gate.coefficients(self.pretrained.query + delta.query), delta.value.reshape(-1))
+        return Projections(self.scored(delta), delta.value.reshape(-1))
+
+    def scored(self, delta: Projections) -> Float[Array, " s"]:
+        """What the gate sees of an update: the coefficients of the score."""
+        return self.gate.coefficients(self.pretrained.query + delta.query)
