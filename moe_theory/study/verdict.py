@@ -89,11 +89,13 @@ class Terms:
         certified_share: share of all replications whose fit is certified; below 0.99 nothing is decided.
         conditional: whether a replication without a value is no failure but one whose fit has no such cell. The law
             is then that of the replications that have it; how many do not is said in the reason.
-        wanted: accuracies whose sample sizes are wanted; by default powers of ten in the measured range.
+        lost: replications at sizes that the curve leaves out because too few there have a value; they count as missing.
+        wanted: accuracies whose sample sizes are wanted; by default the powers of ten that the law passes.
     """
 
     certified_share: float = 1.0
     conditional: bool = False
+    lost: int = 0
     wanted: Sequence[float] | None = None
 
 
@@ -168,7 +170,7 @@ def decide(prediction: Prediction, comparison: LawComparison, terms: Terms = PLA
     else:
         status, reason = _judge_no_power(comparison, law)
     if terms.conditional and not obstacle:
-        reason += _absent(comparison.curve)
+        reason += _absent(comparison.curve, terms)
     evidence = _evidence(prediction, comparison, terms) | {"sample_complexity": _sample_sizes(comparison, law, terms)}
     return Verdict(status, law, power.parameters["exponent"], power.intervals["exponent"], reason, evidence)
 
@@ -260,7 +262,7 @@ def _no_power_law(comparison: LawComparison) -> str:
 
 
 def _obstacle(curve: ErrorCurve, terms: Terms) -> str:
-    missing, total = _missing(curve)
+    missing, total = _missing(curve, terms)
     if terms.certified_share < CERTIFIED_SHARE:
         return (
             f"Only {100 * terms.certified_share:.1f} % of the fits are certified minimisers, "
@@ -273,13 +275,13 @@ def _obstacle(curve: ErrorCurve, terms: Terms) -> str:
     return ""
 
 
-def _missing(curve: ErrorCurve) -> tuple[int, int]:
-    missing = int(curve.missing.sum())
+def _missing(curve: ErrorCurve, terms: Terms) -> tuple[int, int]:
+    missing = int(curve.missing.sum()) + terms.lost
     return missing, missing + int(curve.count.sum())
 
 
-def _absent(curve: ErrorCurve) -> str:
-    missing, total = _missing(curve)
+def _absent(curve: ErrorCurve, terms: Terms) -> str:
+    missing, total = _missing(curve, terms)
     return f" Of {total} replications {missing} have no such cell and no value." if missing else ""
 
 
@@ -321,9 +323,9 @@ def _sample_sizes(
     Only a decided power law is followed beyond the sizes measured.
     """
     standing = standing_laws(comparison) or set(LAWS)
-    likeliest = min((name for name in LAWS if name in standing), key=lambda name: comparison.fits[name].aicc)
-    fit = comparison.fits[likeliest if law == "undetermined" else law]
-    wanted = accuracies(comparison.curve) if terms.wanted is None else terms.wanted
+    fits = [comparison.fits[name] for name in LAWS if name in ({law} if law in LAWS else standing)]
+    fit = min(fits, key=lambda fit: fit.aicc)
+    wanted = accuracies(fit) if terms.wanted is None else terms.wanted
     return [asdict(found) for found in sizes_needed(fit, wanted, extrapolate=law == "power")]
 
 
@@ -333,7 +335,7 @@ def _measured(curve: ErrorCurve, terms: Terms) -> dict[str, Any]:
         "n_max": float(curve.n[-1]),
         "sizes": int(curve.n.size),
         "replications": int(curve.count.sum()),
-        "missing": int(curve.missing.sum()),
+        "missing": _missing(curve, terms)[0],
         "certified_share": terms.certified_share,
     }
 

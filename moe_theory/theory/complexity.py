@@ -62,15 +62,15 @@ def sample_complexity(curve_or_fit: ErrorCurve | LawFit, eps: float) -> SampleCo
     return SampleComplexity(eps, n, lower, upper, fit.name, outside, text)
 
 
-def accuracies(curve: ErrorCurve) -> tuple[float, ...]:
-    """Accuracies to ask sample sizes for, largest first: the powers of ten between the measured centres.
+def accuracies(fit: LawFit) -> tuple[float, ...]:
+    """Accuracies to ask sample sizes for, largest first: the powers of ten that the fitted law passes.
 
-    A curve whose centres lie between two neighbouring powers of ten has none; then it is the lower of the two, just
-    beyond what was measured.
+    A law that passes none over its sizes, such as a plateau, is asked for the next power of ten below it.
     """
-    low, high = (float(edge(curve.log_center) / np.log(10)) for edge in (np.min, np.max))
-    inside = range(int(np.floor(high)), int(np.ceil(low)) - 1, -1)
-    return tuple(10.0**power for power in inside) or (10.0 ** int(np.floor(low)),)
+    ends = fit.log_error(np.array(fit.n_range)) / np.log(10.0)
+    low, high = int(np.ceil(ends.min())) - 1, int(np.floor(ends.max()))
+    inside = [power for power in range(high, low, -1) if ends.min() < power < ends.max()]
+    return tuple(10.0**power for power in inside or [low])
 
 
 def sizes_needed(fit: LawFit, wanted: Sequence[float], extrapolate: bool) -> tuple[SampleComplexity, ...]:

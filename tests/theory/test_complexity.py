@@ -53,14 +53,16 @@ def test_weak_slope_leaves_the_sample_size_unbounded():
 
 
 def test_accuracies_are_powers_of_ten_inside_the_measured_range():
-    curve = known_curve(np.log(3.0) - 0.25 * np.log(N), 0.01)  # from 0.53 to 0.017
-    assert accuracies(curve) == pytest.approx((0.1,))
-    assert accuracies(known_curve(-0.5 * np.log(N), 0.01)) == pytest.approx((1e-2, 1e-3, 1e-4))
+    quarter, half = (fit_law("power", known_curve(np.log(3.0) + rate * np.log(N), 0.01)) for rate in (-0.25, -0.5))
+    assert accuracies(quarter) == pytest.approx((0.1,))  # from 0.53 to 0.017
+    assert accuracies(half) == pytest.approx((1e-2, 1e-3, 1e-4))  # from 0.095 to 0.000095
 
 
 def test_a_range_without_a_power_of_ten_asks_for_the_next_one_below():
-    assert accuracies(known_curve(np.log(0.5) + 0 * N, 0.01)) == pytest.approx((0.1,))
-    assert accuracies(known_curve(np.log(40.0) + 0 * N, 0.01)) == pytest.approx((10.0,))
+    for level, below in ((0.5, 0.1), (40.0, 10.0), (1.0, 0.1)):
+        plateau = fit_law("plateau", known_curve(np.log(level) + 0 * N, 0.01))
+        assert accuracies(plateau) == pytest.approx((below,))
+        assert sample_complexity(plateau, below).n == np.inf
 
 
 def test_only_an_established_law_is_extrapolated():
