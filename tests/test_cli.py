@@ -283,7 +283,7 @@ def test_bad_settings_of_the_other_commands_are_refused(command):
 def test_a_plan_names_the_run_that_decides(command, monkeypatch):
     option = planner.Option(decades=5, sizes=6, replications=64, correct=0.95, wrong=0.0)
     made = planner.Plan(HALF, 0.3, (option,), option)
-    monkeypatch.setattr(planner, "plan", lambda prediction, log_sd: made)  # the simulation takes half a minute
+    monkeypatch.setattr(planner, "plan", lambda prediction, log_sd: made)  # the simulation takes 13 to 24 seconds
     status, out, _ = command("plan", EXACT, "--log-sd", 0.3, "--json")
     assert status == 0
     expected = {"decades": 5, "sizes": 6, "reps": 64}
