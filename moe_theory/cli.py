@@ -1,11 +1,14 @@
 """The command ``moe-theory``: run claims, judge them, draw them, plan them.
 
 JAX is imported by the workers that fit, not here, so that ``--help`` answers at once. Exit status 0: all went well;
-1: something was computed but could not be finished; 2: the request cannot be carried out (nothing is half-written).
+1: something was computed but could not be finished; 2: the request cannot be carried out (nothing is half-written);
+3: a claim that was run is not certified at the share that a verdict demands (all of it is stored, printed and drawn).
 """
 
 import json
+import math
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,12 +20,21 @@ from moe_theory.study.drawing import draw_claims, draw_headline
 from moe_theory.study.report import FEWEST, Report, predicted_words, report
 from moe_theory.study.spec import SweepSpec, parse_sizes, revise
 from moe_theory.study.store import Store
+from moe_theory.study.stored import also_stored, holds
 from moe_theory.study.sweep import SMOKE, rows_of, run_claim, sweep_of
 from moe_theory.study.tables import claims_table, verdict_table
+from moe_theory.study.verdict import CERTIFIED_SHARE
 from moe_theory.theory.claims import CLAIMS, HEADLINE, Claim, claim_named
+
+STATUSES = (
+    "Exit status 0: all went well; 1: something was computed but could not be finished; 2: the request cannot be "
+    f"carried out; 3: fewer than {100 * CERTIFIED_SHARE:.0f} % of a claim's fits at some size are certified minimisers "
+    "(`run` and `reproduce`: all of it is stored, printed and drawn, but that claim is undecided)."
+)
 
 app = typer.Typer(
     help="Measure convergence rates of mixtures of experts and low-rank adapters against their theory.",
+    epilog=STATUSES,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -43,6 +55,10 @@ KTrue = Annotated[int | None, typer.Option(help="True atoms.")]
 KFit = Annotated[int | None, typer.Option(help="Fitted atoms.")]
 Sigma = Annotated[float | None, typer.Option(help="Noise standard deviation.")]
 Floor = Annotated[float | None, typer.Option("--weight-floor", help="Least share of an atom's weight; 0 for none.")]
+Eps = Annotated[
+    list[float] | None,
+    typer.Option("--eps", help="Error whose sample size is wanted; may be repeated. Default: powers of ten in range."),
+]
 Starts = Annotated[str | None, typer.Option(help="Starting points: standard, near, untied or smoke.")]
 
 DEFAULT_RESULTS = Path("results")
@@ -59,7 +75,7 @@ def claims(as_json: AsJson = False) -> None:
     typer.echo(claims_table(CLAIMS.values()))
 
 
-@app.command()
+@app.command(epilog=STATUSES)
 def run(
     names: Names = None,
     smoke: Smoke = False,
@@ -75,6 +91,7 @@ def run(
     sigma: Sigma = None,
     weight_floor: Floor = None,
     starts: Starts = None,
+    eps: Eps = None,
     as_json: AsJson = False,
 ) -> None:
     """Run claims: sample, fit, certify, store, and print the verdicts.
@@ -83,10 +100,14 @@ def run(
     """
     problem = _given(rank=rank, dimension=dimension, k_true=k_true, k_fit=k_fit, sigma=sigma, weight_floor=weight_floor)
     sweeps = [(claim, _sweep(claim, smoke, n, reps, seed, problem, starts)) for claim in _claims(names)]
+    wanted = _accuracies(eps)
     store = Store(results)
     store.check_writable()
-    reports = [report(claim, sweep, run_claim(claim, sweep, store, workers)) for claim, sweep in sweeps]
+    reports = [
+        report(claim, sweep, run_claim(claim, sweep, store, workers), accuracies=wanted) for claim, sweep in sweeps
+    ]
     _print_reports(reports, as_json)
+    _demand_certified(reports)
 
 
 @app.command()
@@ -105,15 +126,22 @@ def verdict(
     weight_floor: Floor = None,
     starts: Starts = None,
     statistic: Annotated[str, typer.Option(help="Curve of the 'median' or the 'mean' over replications.")] = "median",
+    eps: Eps = None,
     as_json: AsJson = False,
 ) -> None:
-    """Judge stored results again, without computing anything; give the options that `run` was given."""
+    """Judge stored results again, without computing anything; give the options that `run` was given.
+
+    Without names: every claim that is stored under these options, and how to ask for what else is stored.
+    """
     if statistic not in ("median", "mean"):
         raise InputError(f"--statistic must be median or mean, got {statistic!r}")
+    wanted = _accuracies(eps)
     problem = _given(rank=rank, dimension=dimension, k_true=k_true, k_fit=k_fit, sigma=sigma, weight_floor=weight_floor)
-    store = Store(results)
-    sweeps = [(claim, _sweep(claim, smoke, n, reps, seed, problem, starts)) for claim in _stored(names, store)]
-    _print_reports([_judge(claim, sweep, store, statistic)[0] for claim, sweep in sweeps], as_json)
+    judged = _judge_stored(
+        "verdict", names, Store(results), lambda claim: _sweep(claim, smoke, n, reps, seed, problem, starts),
+        lambda claim, sweep, rows: report(claim, sweep, rows, statistic, wanted),
+    )  # fmt: skip
+    _print_reports([made for made, _ in judged], as_json)
 
 
 @app.command()
@@ -139,9 +167,10 @@ def plot(
     Give the options that `run` was given.
     """
     problem = _given(rank=rank, dimension=dimension, k_true=k_true, k_fit=k_fit, sigma=sigma, weight_floor=weight_floor)
-    store = Store(results)
-    sweeps = [(claim, _sweep(claim, smoke, n, reps, seed, problem, starts)) for claim in _stored(names, store)]
-    _print_paths(draw_claims([_judge(claim, sweep, store) for claim, sweep in sweeps], figures), as_json)
+    judged = _judge_stored(
+        "plot", names, Store(results), lambda claim: _sweep(claim, smoke, n, reps, seed, problem, starts), report
+    )
+    _print_paths(draw_claims(judged, figures), as_json)
 
 
 @app.command()
@@ -171,7 +200,7 @@ def plan(
     typer.echo(f"moe-theory run {claim.id} --n 1e3:{last:.0e}:{chosen.sizes} --reps {chosen.replications}")
 
 
-@app.command()
+@app.command(epilog=STATUSES)
 def reproduce(
     smoke: Smoke = False,
     results: Results = DEFAULT_RESULTS,
@@ -189,21 +218,13 @@ def reproduce(
         judged.append((report(claim, sweep, rows), rows))
     _print_reports([made for made, _ in judged], False)
     _print_paths(draw_headline(judged, figures), False)
+    _demand_certified([made for made, _ in judged])
 
 
 def _claims(names: list[str] | None) -> list[Claim]:
     if not names:
         raise InputError(f"name one or more claims, or all: {', '.join(CLAIMS)}")
     return list(CLAIMS.values()) if names == ["all"] else [claim_named(name) for name in names]
-
-
-def _stored(names: list[str] | None, store: Store) -> list[Claim]:
-    if names and names != ["all"]:
-        return [claim_named(name) for name in names]
-    found = {key.claim for key in store.cells()}
-    if not found & set(CLAIMS):
-        raise InputError(f"{store.root} holds no results: run `moe-theory run CLAIM` first")
-    return [claim for claim in CLAIMS.values() if claim.id in found]
 
 
 def _sweep(
@@ -237,12 +258,65 @@ def _check_judgeable(claim: Claim, sweep: SweepSpec) -> None:
         raise InputError(f"a curve needs at least --reps {FEWEST}, got {sweep.replications}")
 
 
-def _judge(claim: Claim, sweep: SweepSpec, store: Store, statistic: str = "median") -> tuple[Report, pd.DataFrame]:
+Judge = Callable[[Claim, SweepSpec, pd.DataFrame], Report]
+
+
+def _judge_stored(
+    command: str, names: list[str] | None, store: Store, sweep_for: Callable[[Claim], SweepSpec], judge: Judge
+) -> list[tuple[Report, pd.DataFrame]]:
+    """Judge what is stored under the options given; say on standard error what else is, and how to ask for it.
+
+    A claim that was named must be stored so; without names, those that are not are only told of.
+
+    Raises:
+        InputError: nothing is stored under these options, or not enough to be judged.
+    """
+    named = bool(names) and names != ["all"]
+    present = {key.claim for key in store.cells()} & set(CLAIMS)
+    if not named and not present:
+        raise InputError(f"{store.root} holds no results: run `moe-theory run CLAIM` first")
+    judged, refused, others = [], [], []
+    for claim in _claims(names) if named else [CLAIMS[name] for name in CLAIMS if name in present]:
+        read = None
+        try:
+            sweep = sweep_for(claim)
+            judged.append(_judge(claim, sweep, store, judge))
+            read = sweep
+        except InputError as error:
+            refused.append(str(error))
+        others += also_stored(store, claim, read, command)
+    told = [*refused, *(["stored under other options:", *(f"  {line}" for line in others)] if others else [])]
+    if not judged or (named and refused):
+        raise InputError("\n".join(told))
+    for line in told:
+        typer.echo(line, err=True)
+    return judged
+
+
+def _judge(claim: Claim, sweep: SweepSpec, store: Store, judge: Judge) -> tuple[Report, pd.DataFrame]:
     """Judge the sizes that are stored, which may be fewer than asked for, and report those alone."""
+    if not holds(store, claim, sweep):
+        raise InputError(f"{claim.id} is not stored under these options: run `moe-theory run {claim.id}` with them")
     rows = rows_of(claim, sweep, store)
     stored = revise(sweep, sizes=[int(n) for n in sorted(rows["n"].unique())])
     _check_judgeable(claim, stored)
-    return report(claim, stored, rows, statistic), rows
+    return judge(claim, stored, rows), rows
+
+
+def _demand_certified(reports: Sequence[Report]) -> None:
+    """End with status 3 if the certified share of a claim is too low for a verdict."""
+    short = [f"{made.claim.id} ({100 * made.certified_share:.1f} %)" for made in reports if not made.certified]
+    if short:
+        demanded = f"at least {100 * CERTIFIED_SHARE:.0f} % of the fits at every size must be certified minimisers"
+        typer.echo(f"moe-theory: {demanded}, or nothing is decided; not so: {', '.join(short)}", err=True)
+        raise typer.Exit(3)
+
+
+def _accuracies(eps: list[float] | None) -> list[float] | None:
+    for each in eps or []:
+        if not (each > 0 and math.isfinite(each)):
+            raise InputError(f"--eps must be positive, got {each:g}")
+    return eps or None
 
 
 def _given(**options: Any) -> dict[str, Any]:

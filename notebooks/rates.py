@@ -28,7 +28,8 @@
 from pathlib import Path
 from tempfile import mkdtemp
 
-from moe_theory.study.figures import claim_panel, draw
+from moe_theory.study.figures import draw
+from moe_theory.study.panels import claim_panel
 from moe_theory.study.report import report
 from moe_theory.study.store import Store, load_results
 from moe_theory.study.sweep import SMOKE, run_claim, sweep_of

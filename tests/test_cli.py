@@ -13,8 +13,10 @@ from moe_theory import cli
 from moe_theory.errors import MoeTheoryError
 from moe_theory.study import planner
 from moe_theory.study import sweep as sweeps
-from moe_theory.study.store import load_results
-from moe_theory.theory.claims import CLAIMS, HALF
+from moe_theory.study.store import Store, load_results
+from moe_theory.study.sweep import sweep_of
+from moe_theory.theory.claims import CLAIMS, HALF, HEADLINE, claim_named
+from tests.synthetic import stored_rows, synthetic_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ("claims", "run", "verdict", "plot", "plan", "reproduce")
@@ -141,6 +143,8 @@ BAD = {
     "unknown claim": (("lora",), "unknown claim 'lora': choose from lora-exact"),
     "one of several": ((EXACT, "lora"), "unknown claim 'lora'"),
     "no claim": ((), "name one or more claims, or all: lora-exact"),
+    "accuracy zero": ((EXACT, "--eps", 0), "--eps must be positive, got 0"),
+    "accuracy infinite": ((EXACT, "--eps", "inf"), "--eps must be positive, got inf"),
     "no workers": ((EXACT, "--workers", 0), "--workers"),
     "unknown option": ((EXACT, "--repetitions", 3), "No such option"),
 }
@@ -180,6 +184,91 @@ def test_without_results_there_is_nothing_to_judge(command, tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
+def test_every_claim_stored_under_the_defaults_is_judged_and_the_rest_is_told(command, tmp_path):
+    store, exact, over = Store(tmp_path / "results"), claim_named(EXACT), claim_named("replora-linear-over")
+    stored_rows(store, exact, sweep_of(exact, replications=8))
+    stored_rows(store, exact, sweep_of(exact, replications=8, seed=7))
+    stored_rows(store, over, sweep_of(over, sizes="1e6:1e8:3", replications=8, seed=3))
+    status, out, err = command("verdict", "--json")
+    assert status == 0
+    assert [json.loads(line)["id"] for line in out.splitlines()] == [EXACT]
+    assert "replora-linear-over is not stored under these options" in err
+    assert f"  moe-theory verdict {EXACT} --seed 7  (10 sizes from 1e3 to 1e12, 8 replications)" in err
+    asked = "moe-theory verdict replora-linear-over --seed 3"
+    assert f"  {asked}  (3 sizes from 1e6 to 1e8, 8 replications)" in err
+    status, out, err = command(*asked.split()[1:], "--json")
+    assert (status, json.loads(out)["n"]) == (0, [10**6, 10**7, 10**8])
+    assert err == ""
+
+
+@pytest.mark.parametrize("name", ["verdict", "plot"])
+def test_what_is_stored_only_otherwise_is_not_judged_but_told(command, tmp_path, name):
+    exact = claim_named(EXACT)
+    stored_rows(Store(tmp_path / "results"), exact, sweep_of(exact, replications=8, seed=7))
+    for claims in ((), ("all",), (EXACT,)):
+        status, out, err = command(name, *claims)
+        assert (status, out) == (2, "")
+        assert f"{EXACT} is not stored under these options" in err
+        assert f"  moe-theory {name} {EXACT} --seed 7" in err
+    assert not (tmp_path / "figures").exists()
+
+
+def test_a_claim_that_cannot_be_judged_yet_does_not_stop_the_others(command, tmp_path):
+    store, exact, over = Store(tmp_path / "results"), claim_named(EXACT), claim_named("replora-linear-over")
+    stored_rows(store, exact, sweep_of(exact, replications=8))
+    stored_rows(store, over, sweep_of(over, sizes=(1000, 10**4), replications=8))  # interrupted before its law begins
+    status, out, err = command("verdict", "--json")
+    assert status == 0
+    assert [json.loads(line)["id"] for line in out.splitlines()] == [EXACT]
+    assert "replora-linear-over needs a grid" in err
+    assert command("verdict", EXACT, over.id)[0] == 2
+
+
+def uncertified(claim, sweep, *_):
+    """Rows of which one in four is not certified, but only of LoRA."""
+    rows = synthetic_rows(sweep.sizes, sweep.replications)
+    return rows.assign(certified=(rows["replication"] % 4 > 0) | (not claim.id.startswith("lora")))
+
+
+def test_a_run_that_is_not_certified_has_status_3_and_prints_everything(command, monkeypatch):
+    monkeypatch.setattr(cli, "run_claim", uncertified)
+    assert command("run", EXACT, "--reps", 8)[0] == 0
+    status, out, err = command("run", "lora-exact", EXACT, "--reps", 8, "--json")
+    assert status == 3
+    assert [json.loads(line)["certified_share"] for line in out.splitlines()] == [0.75, 1.0]
+    assert "not so: lora-exact (75.0 %)" in err
+    assert EXACT not in err
+
+
+def test_reproduce_draws_everything_before_it_tells_what_is_not_certified(command, monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(cli, "run_claim", uncertified)
+    monkeypatch.setattr(cli, "draw_headline", lambda judged, folder: drawn.extend(judged) or [folder / "a.png"])
+    status, out, err = command("reproduce")
+    assert status == 3
+    assert [made.claim.id for made, _ in drawn] == list(HEADLINE)
+    assert out.endswith("a.png\n")
+    assert "not so: lora-exact (75.0 %), lora-over (75.0 %)" in err
+
+
+@pytest.mark.parametrize("name", ["run", "reproduce"])
+def test_the_exit_statuses_are_documented(name):
+    text = CliRunner().invoke(cli.app, [name, "--help"]).output
+    assert "certified minimisers" in " ".join(text.split())
+    assert "3: fewer" in " ".join(text.split())
+
+
+def test_sample_sizes_of_the_errors_asked_for_are_told(command, monkeypatch):
+    monkeypatch.setattr(cli, "run_claim", uncertified)
+    _, out, _ = command("run", EXACT, "--reps", 8, "--eps", 1e-3, "--eps", 1e-9, "--json")
+    inside, beyond = json.loads(out)["sample_complexity"]
+    assert (inside["accuracy"], inside["extrapolated"]) == (1e-3, False)
+    assert inside["lower"] < inside["n"] < inside["upper"]
+    assert (beyond["accuracy"], beyond["extrapolated"]) == (1e-9, True)
+    _, out, _ = command("run", EXACT, "--reps", 8, "--eps", 1e-9)
+    assert "an extrapolation of the power law beyond the sizes measured" in out
+
+
 def test_bad_settings_of_the_other_commands_are_refused(command):
     for arguments, message in (
         (("verdict", "--statistic", "mode"), "--statistic must be median or mean"),
@@ -194,7 +283,7 @@ def test_bad_settings_of_the_other_commands_are_refused(command):
 def test_a_plan_names_the_run_that_decides(command, monkeypatch):
     option = planner.Option(decades=5, sizes=6, replications=64, correct=0.95, wrong=0.0)
     made = planner.Plan(HALF, 0.3, (option,), option)
-    monkeypatch.setattr(planner, "plan", lambda prediction, log_sd: made)  # the simulation takes half a minute
+    monkeypatch.setattr(planner, "plan", lambda prediction, log_sd: made)  # the simulation takes 13 to 24 seconds
     status, out, _ = command("plan", EXACT, "--log-sd", 0.3, "--json")
     assert status == 0
     expected = {"decades": 5, "sizes": 6, "reps": 64}

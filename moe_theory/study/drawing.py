@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from moe_theory.study.figures import Panel, claim_figure, claim_panel, comparison_figure
+from moe_theory.study.figures import claim_figure, comparison_figure
+from moe_theory.study.panels import Panel, claim_panel
 from moe_theory.study.provenance import provenance
 from moe_theory.study.report import Report
 

@@ -21,11 +21,13 @@ class Stream(Protocol):
 class Progress:
     """Report how much of a run is done: one updating line on a terminal, elsewhere a plain line now and then.
 
-    With w units done of W after t seconds the time left is estimated as t (W - w) / w; it includes
-    compilation, so that the first estimates are too long. Stored work that is only loaded does not belong
-    into `total`.
+    With w of W units done, v of them in the t seconds since the last call of `ready` (or since the start), the time
+    left is estimated as t (W - w) / v: what is spent on compilation does not count as work. Stored work that is only
+    loaded does not belong into `total`.
 
         with Progress(640, "lora-over") as progress:
+            compile()
+            progress.ready()
             for block in blocks:
                 fit(block)
                 progress.advance(64)
@@ -60,7 +62,8 @@ class Progress:
         self._clock = clock
         self._total, self._label = total, label
         self._done, self._note = 0, ""
-        self._started = self._shown = clock()
+        self._started = self._shown = self._ready = clock()
+        self._done_before = 0
         self._finished = False
 
     def __enter__(self) -> "Progress":
@@ -70,6 +73,10 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.finish()
+
+    def ready(self) -> None:
+        """Estimate from now on by what is done from now on: a worker has compiled and begins to work."""
+        self._ready, self._done_before = self._clock(), self._done
 
     def advance(self, units: int = 1, note: str = "") -> None:
         """Count finished units and report, unless the last report is too recent.
@@ -86,11 +93,11 @@ class Progress:
             self._write(self._line(now))
 
     def seconds_left(self) -> float | None:
-        """Estimate the seconds left, t (W - w) / w; None before anything is done."""
-        if self._done == 0:
+        """Estimate the seconds left, t (W - w) / v; None before anything is done since `ready`."""
+        recent = self._done - self._done_before
+        if recent == 0:
             return None
-        elapsed = self._clock() - self._started
-        return elapsed * max(self._total - self._done, 0) / self._done
+        return (self._clock() - self._ready) * max(self._total - self._done, 0) / recent
 
     def finish(self) -> None:
         """Write the last line; further calls do nothing."""

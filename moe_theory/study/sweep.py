@@ -80,9 +80,8 @@ def _compute(claim: Claim, sweep: SweepSpec, root: Path, gaps: list[tuple[int, i
     rows = sum(count for _, _, count in gaps)
     with Progress(rows, claim.id) as progress:
         if workers == 1 or len(gaps) == 1:
-            for n, count in compute_cells(claim, sweep, root, gaps):
-                if count:
-                    progress.advance(count, f"n = {n:.0e}")
+            for message in compute_cells(claim, sweep, root, gaps):
+                _tell(progress, *message)
             return
         shares = [gaps[index::workers] for index in range(min(workers, len(gaps)))]
         context = multiprocessing.get_context("spawn")
@@ -107,14 +106,21 @@ def _compute(claim: Claim, sweep: SweepSpec, root: Path, gaps: list[tuple[int, i
 
 
 def _drain(queue: Any, progress: Progress) -> bool:
-    """Report one message of the workers, if there is one: (n, replications done); (0, 0) is 'compiled'."""
+    """Report one message of the workers, if there is one."""
     try:
-        n, count = queue.get(timeout=0.2)
+        message = queue.get(timeout=0.2)
     except Empty:
         return False
+    _tell(progress, *message)
+    return True
+
+
+def _tell(progress: Progress, n: int, count: int) -> None:
+    """A message is (n, replications done), or (0, 0) for 'compiled'."""
     if count:
         progress.advance(count, f"n = {n:.0e}")
-    return True
+    else:
+        progress.ready()
 
 
 def _one_thread() -> None:

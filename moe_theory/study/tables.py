@@ -16,14 +16,30 @@ def claims_table(claims: Iterable[Claim]) -> str:
 
 
 def verdict_table(reports: Iterable[Report]) -> str:
-    """One row per claim and measure, then the reason of every claim's verdict."""
+    """One row per claim and measure; then, by claim, the reason, sample sizes of accuracies, and what has no value."""
     rows = [["claim", "measure", "predicted", "measured exponent", "law", "certified", "verdict"]]
     reasons = []
     for made in reports:
         rows.append(_row(made.claim.id, made.main, f"{100 * made.certified_share:.1f} %"))
         rows.extend(_row("", judged, "") for judged in made.others)
-        reasons.append(f"{made.claim.id}: {made.main.verdict.reason}")
+        reasons += [f"{made.claim.id}: {made.main.verdict.reason}", *_notes(made)]
     return "\n".join([aligned(rows), "", *reasons])
+
+
+def _notes(made: Report) -> list[str]:
+    """Indented lines: the n of every accuracy, and the replications that have no value."""
+    lines = [f"sample size: {found['statement']}" for found in made.main.verdict.evidence["sample_complexity"]]
+    for judged in (made.main, *made.others):
+        if judged.missing:
+            total = int(judged.curve.count.sum()) + judged.missing
+            meaning = "their fit has no such cell" if judged.measure.conditional else "these count as failures"
+            lines.append(f"{judged.measure.words}: {judged.missing} of {total} replications have no value, {meaning}")
+        if judged.failed:
+            lines.append(f"{judged.measure.words}: {judged.failed} of those without a value are not certified")
+        if judged.left_out:
+            sizes = ", ".join(f"{n:.0e}" for n in judged.left_out)
+            lines.append(f"{judged.measure.words}: hardly any replication has a value at n = {sizes}, not in the curve")
+    return [f"  {line}" for line in lines]
 
 
 def _row(name: str, judged: Judged, certified: str) -> list[str]:

@@ -8,12 +8,14 @@ equivalence margin: SUPPORTED. Anything else: UNDECIDED. A wrong verdict thus ne
 been rejected, which each of the two tests does at most at its level.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, Literal
 
 import numpy as np
 
+from moe_theory.theory.complexity import accuracies, sizes_needed
 from moe_theory.theory.laws import LAWS, LawComparison, LawName, Prediction, compare_laws
 from moe_theory.theory.summaries import ErrorCurve
 
@@ -79,9 +81,29 @@ def equivalence_margin(exponent: float) -> float:
     return min(LARGEST_MARGIN, NEIGHBOUR_SHARE * min(d for d in distances if d > 1e-9))
 
 
-def judge(
-    prediction: Prediction, curve: ErrorCurve, n_min: float | None = None, certified_share: float = 1.0
-) -> Verdict:
+@dataclass(frozen=True)
+class Terms:
+    """What a judgement must know beside prediction and curve.
+
+    Args:
+        certified_share: share of all replications whose fit is certified; below 0.99 nothing is decided.
+        conditional: whether a replication without a value is no failure but one whose fit has no such cell. The law
+            is then that of the replications that have it; how many do not is said in the reason.
+        lost: replications at sizes that the curve leaves out because too few there have a value; they count as missing.
+        wanted: accuracies whose sample sizes are wanted; by default the powers of ten that the law passes.
+    """
+
+    certified_share: float = 1.0
+    conditional: bool = False
+    lost: int = 0
+    wanted: Sequence[float] | None = None
+
+
+PLAIN = Terms()
+"""Every fit certified, every replication meant to have a value."""
+
+
+def judge(prediction: Prediction, curve: ErrorCurve, n_min: float | None = None, terms: Terms = PLAIN) -> Verdict:
     """Judge a prediction on an error curve.
 
     Without `n_min`, the smallest sizes are dropped one at a time for as long as no law fits what is left (an
@@ -92,16 +114,16 @@ def judge(
         prediction: a power with its exponent, or no power law.
         curve: from `summarise`.
         n_min: least size used; None for the rule above.
-        certified_share: share of all replications whose fit is certified; below 0.99 nothing is decided.
+        terms: certified share, meaning of missing values, accuracies wanted.
 
     Raises:
         ValueError: `n_min` is above the largest size.
     """
     part = curve if n_min is None else curve.from_size(n_min)
     if part.n.size < LEAST_SIZES or part.decades < LEAST_DECADES:
-        return _unfitted(part)
+        return _unfitted(part, terms)
     comparison = compare_laws(part) if n_min is not None else drop_transient(part)
-    verdict = decide(prediction, comparison, certified_share)
+    verdict = decide(prediction, comparison, terms)
     used = comparison.curve.n[0]
     if used == part.n[0]:
         return verdict
@@ -134,11 +156,11 @@ def standing_laws(comparison: LawComparison) -> set[LawName]:
     return {name for name, p in comparison.rejection.items() if p >= REJECTION_LEVEL}
 
 
-def decide(prediction: Prediction, comparison: LawComparison, certified_share: float = 1.0) -> Verdict:
+def decide(prediction: Prediction, comparison: LawComparison, terms: Terms = PLAIN) -> Verdict:
     """The verdict from a comparison of laws; `judge` without the choice of sizes."""
     power = comparison.fits["power"]
     law = decided_law(comparison)
-    obstacle = _obstacle(comparison.curve, certified_share)
+    obstacle = _obstacle(comparison.curve, terms)
     if obstacle:
         status, reason = Status.UNDECIDED, obstacle
     elif not standing_laws(comparison):
@@ -147,7 +169,9 @@ def decide(prediction: Prediction, comparison: LawComparison, certified_share: f
         status, reason = _judge_power(prediction, comparison, law)
     else:
         status, reason = _judge_no_power(comparison, law)
-    evidence = _evidence(prediction, comparison, certified_share)
+    if terms.conditional and not obstacle:
+        reason += _absent(comparison.curve, terms)
+    evidence = _evidence(prediction, comparison, terms) | {"sample_complexity": _sample_sizes(comparison, law, terms)}
     return Verdict(status, law, power.parameters["exponent"], power.intervals["exponent"], reason, evidence)
 
 
@@ -237,26 +261,36 @@ def _no_power_law(comparison: LawComparison) -> str:
     return f"No power law: {_rejections(comparison)}, while {standing} not rejected."
 
 
-def _obstacle(curve: ErrorCurve, certified_share: float) -> str:
-    missing, total = int(curve.missing.sum()), int(curve.missing.sum() + curve.count.sum())
-    if certified_share < CERTIFIED_SHARE:
+def _obstacle(curve: ErrorCurve, terms: Terms) -> str:
+    missing, total = _missing(curve, terms)
+    if terms.certified_share < CERTIFIED_SHARE:
         return (
-            f"Only {100 * certified_share:.1f} % of the fits are certified minimisers, "
+            f"Only {100 * terms.certified_share:.1f} % of the fits are certified minimisers, "
             f"less than {100 * CERTIFIED_SHARE:.0f} %: the errors may be the optimiser's."
         )
-    if missing > MISSING_SHARE * total:
+    if missing > MISSING_SHARE * total and not terms.conditional:
         return f"{missing} of {total} replications have no error, more than {100 * MISSING_SHARE:.0f} %."
     if curve.count.min() < LEAST_REPLICATIONS:
         return f"Some size has {curve.count.min()} replications, a verdict needs at least {LEAST_REPLICATIONS}."
     return ""
 
 
-def _unfitted(curve: ErrorCurve) -> Verdict:
+def _missing(curve: ErrorCurve, terms: Terms) -> tuple[int, int]:
+    missing = int(curve.missing.sum()) + terms.lost
+    return missing, missing + int(curve.count.sum())
+
+
+def _absent(curve: ErrorCurve, terms: Terms) -> str:
+    missing, total = _missing(curve, terms)
+    return f" Of {total} replications {missing} have no such cell and no value." if missing else ""
+
+
+def _unfitted(curve: ErrorCurve, terms: Terms) -> Verdict:
     reason = (
         f"{curve.n.size} sizes over {curve.decades:.1f} decades are too few to tell laws apart; "
         f"at least {LEAST_SIZES} sizes over {LEAST_DECADES:.0f} decades are needed."
     )
-    evidence = {"sizes": int(curve.n.size), "decades": curve.decades, "n_min": float(curve.n[0])}
+    evidence = _measured(curve, terms) | {"decades": curve.decades, "sample_complexity": []}
     return Verdict(Status.UNDECIDED, "undetermined", None, None, reason, evidence)
 
 
@@ -281,17 +315,37 @@ def _pair(interval: tuple[float, float]) -> str:
     return f"[{interval[0]:.4f}, {interval[1]:.4f}]"
 
 
-def _evidence(prediction: Prediction, comparison: LawComparison, certified_share: float) -> dict[str, Any]:
-    curve, fits = comparison.curve, comparison.fits
+def _sample_sizes(
+    comparison: LawComparison, law: LawName | Literal["undetermined"], terms: Terms
+) -> list[dict[str, Any]]:
+    """n(eps) of the accuracies wanted, through the law decided, else the likeliest that stands.
+
+    Only a decided power law is followed beyond the sizes measured.
+    """
+    standing = standing_laws(comparison) or set(LAWS)
+    fits = [comparison.fits[name] for name in LAWS if name in ({law} if law in LAWS else standing)]
+    fit = min(fits, key=lambda fit: fit.aicc)
+    wanted = accuracies(fit) if terms.wanted is None else terms.wanted
+    return [asdict(found) for found in sizes_needed(fit, wanted, extrapolate=law == "power")]
+
+
+def _measured(curve: ErrorCurve, terms: Terms) -> dict[str, Any]:
     return {
-        "predicted": "no power law" if prediction.exponent is None else prediction.exponent,
-        "margin": None if prediction.exponent is None else equivalence_margin(prediction.exponent),
         "n_min": float(curve.n[0]),
         "n_max": float(curve.n[-1]),
         "sizes": int(curve.n.size),
         "replications": int(curve.count.sum()),
-        "missing": int(curve.missing.sum()),
-        "certified_share": certified_share,
+        "missing": _missing(curve, terms)[0],
+        "certified_share": terms.certified_share,
+    }
+
+
+def _evidence(prediction: Prediction, comparison: LawComparison, terms: Terms) -> dict[str, Any]:
+    fits = comparison.fits
+    return {
+        "predicted": "no power law" if prediction.exponent is None else prediction.exponent,
+        "margin": None if prediction.exponent is None else equivalence_margin(prediction.exponent),
+        **_measured(comparison.curve, terms),
         "exponent_region": comparison.exponent_region(REJECTION_LEVEL),
         "tau": fits["inverse-log"].parameters["tau"],
         "tau_interval": fits["inverse-log"].intervals["tau"],

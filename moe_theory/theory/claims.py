@@ -24,12 +24,15 @@ class Measure:
         words: what it is, for tables.
         prediction: the law.
         from_size: sizes below it are stored and drawn but not judged: the law is asymptotic.
+        conditional: whether only a fit with such a cell has a value; which cell the extra atom joins is random. The law
+            is that of the fits that have one; the others are counted and shown.
     """
 
     column: str
     words: str
     prediction: Prediction
     from_size: float = 0.0
+    conditional: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,8 @@ still 0.1, as wide as the atoms."""
 
 def _over() -> tuple[Measure, tuple[Measure, ...]]:
     return Measure("D_12", "Voronoi loss D_12", HALF, OVER_FROM), (
-        Measure("overfitted_error", "over-fitted atoms", QUARTER, OVER_FROM),
-        Measure("singleton_error", "singleton atoms", HALF, OVER_FROM),
+        Measure("overfitted_error", "over-fitted atoms", QUARTER, OVER_FROM, conditional=True),
+        Measure("singleton_error", "singleton atoms", HALF, OVER_FROM, conditional=True),
         Measure("function_error", "function error", HALF, 1e4),
     )
 
@@ -92,7 +95,9 @@ def _lora_over(name: str, model: str, **problem: Any) -> Claim:
         specification="over",
         statement="the value matrices of over-fitted atoms do not converge at any power of n",
         source=REPLORA + "; theory section 7, 'why the slow ones are slow'",
-        main=Measure("overfitted_value_error", "value block of over-fitted atoms", NO_POWER, OVER_FROM),
+        main=Measure(
+            "overfitted_value_error", "value block of over-fitted atoms", NO_POWER, OVER_FROM, conditional=True
+        ),
         others=(
             Measure("D_12", "Voronoi loss D_12", NO_POWER, OVER_FROM),
             Measure("D_12_highest", "largest D_12 within 10^-3 of the minimum", NO_POWER, OVER_FROM),

@@ -59,6 +59,23 @@ def test_estimate_needs_something_done_and_never_falls_below_zero():
     assert progress.seconds_left() == 0.0
 
 
+def test_compilation_is_not_work():
+    stream, clock = io.StringIO(), Clock()
+    progress = Progress(12, "claim", stream=stream, clock=clock)
+    clock.now += 60.0
+    progress.ready()
+    assert progress.seconds_left() is None
+    clock.now += 5.0
+    progress.advance(2)
+    assert progress.seconds_left() == 25.0
+    assert stream.getvalue() == "claim: 2/12 (16 %), 1:05 gone, about 0:25 left\n"
+    progress.ready()  # a second worker: from here on two share the work
+    assert progress.seconds_left() is None
+    clock.now += 5.0
+    progress.advance(4)
+    assert progress.seconds_left() == 7.5
+
+
 def test_interrupted_run_says_how_far_it_came():
     stream, clock = io.StringIO(), Clock()
 

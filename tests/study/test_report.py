@@ -82,8 +82,11 @@ def test_the_json_has_every_key_and_no_nan(synthetic_rows):
     assert described["replications"] == 64
     lower, upper = described["interval"]
     assert lower < described["exponent"] < upper
+    assert [measure["loss"] for measure in described["measures"]] == [m.column for m in OVER.others]
     for measure in described["measures"]:
-        assert {"loss", "predicted", "exponent", "interval", "law", "verdict", "reason"} == set(measure)
+        assert set(measure) == set(described) - {"id", "model", "specification", "certified_share", "n", "measures"} - {
+            "replications"
+        }
 
 
 def test_a_grid_too_short_to_fit_is_undecided_with_nulls(synthetic_rows):
@@ -93,6 +96,8 @@ def test_a_grid_too_short_to_fit_is_undecided_with_nulls(synthetic_rows):
     assert described["exponent"] is None
     assert described["interval"] is None
     assert "too few" in described["reason"]
+    assert described["fits"] == {"median": None, "mean": None}
+    assert described["sample_complexity"] == []
 
 
 def test_uncertified_fits_decide_nothing(synthetic_rows):
@@ -104,20 +109,84 @@ def test_uncertified_fits_decide_nothing(synthetic_rows):
     assert "certified" in made.main.verdict.reason
 
 
-def test_replications_without_the_cell_are_left_out(synthetic_rows):
+def test_replications_without_the_cell_are_counted_and_leave_the_law_standing(synthetic_rows):
     rows = synthetic_rows(SIZES, 64)
     rows.loc[rows["replication"] % 4 == 0, "singleton_error"] = np.nan
     judged = judge_measure(OVER.others[1], rows, 1.0)
     assert judged.curve.count.tolist() == [48] * len(SIZES)
+    assert judged.curve.missing.tolist() == [16] * len(SIZES)
+    assert (judged.missing, judged.failed) == (160, 0)
     assert judged.verdict.status == "SUPPORTED"
-    strict(report(OVER, sweep_of(OVER, sizes=SIZES), rows).as_json())
+    assert "Of 512 replications 128 have no such cell" in judged.verdict.reason  # the eight sizes that are judged
+    described = strict(report(OVER, sweep_of(OVER, sizes=SIZES), rows).as_json())
+    measure = described["measures"][1]
+    assert (measure["missing"], measure["missing_uncertified"]) == (160, 0)
+    assert measure["evidence"]["missing"] == 128
+    assert measure["curve"]["missing"] == [16] * len(SIZES)
 
 
-def test_a_size_with_too_few_cells_is_left_out_of_the_curve(synthetic_rows):
-    rows = synthetic_rows(SIZES, 16)
-    rows.loc[(rows["n"] == SIZES[4]) & (rows["replication"] >= FEWEST - 1), "D_12"] = np.nan
+def test_a_value_that_every_fit_should_have_is_a_failure_when_missing(synthetic_rows):
+    rows = synthetic_rows(SIZES, 64)
+    rows.loc[rows["replication"] % 4 == 0, ["D_12", "certified"]] = [np.nan, False]
     judged = judge_measure(OVER.main, rows, 1.0)
-    assert judged.curve.n.tolist() == [float(n) for n in SIZES if n != SIZES[4]]
+    assert (judged.missing, judged.failed) == (160, 160)
+    assert judged.verdict.status == "UNDECIDED"
+    assert "128 of 512 replications have no error" in judged.verdict.reason
+
+
+def test_a_size_with_too_few_values_is_left_out_of_the_curve_but_not_of_the_count(synthetic_rows):
+    rows = synthetic_rows(SIZES, 16)
+    gone = (rows["n"] == SIZES[4]) & (rows["replication"] >= FEWEST - 1)
+    for measure, status in ((OVER.main, "UNDECIDED"), (OVER.others[1], "SUPPORTED")):
+        judged = judge_measure(measure, rows.assign(**{measure.column: rows[measure.column].mask(gone)}), 1.0)
+        assert judged.curve.n.tolist() == [float(n) for n in SIZES if n != SIZES[4]]
+        assert judged.left_out == {float(SIZES[4]): 16}
+        assert judged.missing == judged.verdict.evidence["missing"] == 16
+        assert judged.verdict.status == status
+
+
+def test_sample_sizes_are_in_the_json_and_strict(synthetic_rows):
+    rows = synthetic_rows(SIZES, 64).assign(D_1=lambda rows: 3 * rows["D_1"])  # judged from 0.03 to 0.000003
+    found = strict(report(EXACT, sweep_of(EXACT, sizes=SIZES), rows).as_json())["sample_complexity"]
+    assert [each["accuracy"] for each in found] == pytest.approx([1e-2, 1e-3, 1e-4, 1e-5])
+    for each in found:
+        assert each["lower"] < each["n"] < each["upper"]
+        # The interval spans about four standard errors.
+        assert abs(np.log(each["n"] * (each["accuracy"] / 3) ** 2)) < np.log(each["upper"] / each["lower"])
+    flat = report(LORA, sweep_of(LORA, sizes=SIZES), synthetic_rows(SIZES, 64, overfitted_value_error=0.0))
+    (none,) = strict(flat.as_json())["sample_complexity"]
+    assert none["n"] is None
+    assert "not reached" in none["statement"]
+    wanted = report(EXACT, sweep_of(EXACT, sizes=SIZES), rows, accuracies=[1e-9]).as_json()["sample_complexity"]
+    assert [each["extrapolated"] for each in wanted] == [True]
+
+
+def test_laws_on_medians_and_on_means_are_both_in_the_json(synthetic_rows):
+    rows = synthetic_rows(SIZES, 64)
+    for statistic in ("median", "mean"):
+        made = report(EXACT, sweep_of(EXACT, sizes=SIZES), rows, statistic)
+        fits = strict(made.as_json())["fits"]
+        assert fits[statistic]["exponent"] == made.main.verdict.exponent
+        assert fits[statistic]["aicc_weights"] == made.main.verdict.evidence["aicc_weights"]
+        assert fits["median"]["exponent"] != fits["mean"]["exponent"]
+        assert fits["mean"]["fitted_n"] == fits["median"]["fitted_n"] == [1e4, 1e12]
+        for fit in fits.values():
+            lower, upper = fit["interval"]
+            assert lower < fit["exponent"] < upper
+            assert abs(fit["exponent"] + 0.5) < 4 * fit["standard_error"]
+            assert sum(fit["aicc_weights"].values()) == pytest.approx(1)
+
+
+def test_slopes_by_decade_and_bootstrap_errors_are_in_the_json(synthetic_rows):
+    described = strict(report(EXACT, sweep_of(EXACT, sizes=SIZES), synthetic_rows(SIZES, 64)).as_json())
+    assert [(each["from_n"], each["to_n"]) for each in described["slopes"]] == [
+        (10.0**e, 10.0 ** (e + 1)) for e in range(3, 12)
+    ]
+    pulls = [(each["slope"] + 0.5) / each["standard_error"] for each in described["slopes"]]
+    assert np.abs(pulls).max() < 4
+    errors = np.array(described["curve"]["bootstrap_standard_error_log"])
+    expected = 0.3 * (np.pi / 2 / 64) ** 0.5  # of the median of 64 lognormal errors with log-sd 0.3, to first order
+    assert np.median(errors) == pytest.approx(expected, rel=0.25)
 
 
 def test_without_any_value_or_row_it_says_what_to_do(synthetic_rows):

@@ -51,6 +51,23 @@ def test_one_worker_computes_every_cell_and_returns_the_rows(tmp_path, computed,
     assert f"{len(rows)}/{len(rows)} done" in capsys.readouterr().err
 
 
+def test_the_estimate_of_the_time_left_begins_when_compiled(tmp_path, computed, monkeypatch):
+    told = []
+
+    class Recorder(module.Progress):
+        def ready(self):
+            told.append("ready")
+            super().ready()
+
+        def advance(self, units=1, note=""):
+            told.append(units)
+            super().advance(units, note)
+
+    monkeypatch.setattr(module, "Progress", Recorder)
+    run_claim(CLAIM, sweep_of(CLAIM, sizes=(10**4, 10**5), replications=3), Store(tmp_path), workers=1)
+    assert told == ["ready", 3, 3]
+
+
 def test_a_single_cell_needs_no_pool(tmp_path, computed):
     assert len(run_claim(CLAIM, sweep_of(CLAIM, sizes=(10**4,), replications=3), Store(tmp_path), workers=5)) == 3
     assert computed == [(10**4, 0, 3)]

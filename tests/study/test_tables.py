@@ -1,5 +1,7 @@
 """Tables: aligned Markdown with one row per claim and measure."""
 
+import numpy as np
+
 from moe_theory.study.report import report
 from moe_theory.study.sweep import SMOKE, sweep_of
 from moe_theory.study.tables import aligned, claims_table, verdict_table
@@ -42,7 +44,23 @@ def test_the_verdict_table_has_a_row_per_measure_and_the_reasons(synthetic_rows)
     assert rows[0][3].startswith("-0.")
     assert rows[0][5:] == ["100.0 %", "SUPPORTED"]
     assert rows[1][5] == ""
-    assert [line.split(":")[0] for line in reasons.splitlines()] == [claim.id for claim in claims]
+    spoken = [line for line in reasons.splitlines() if not line.startswith(" ")]
+    assert [line.split(":")[0] for line in spoken] == [claim.id for claim in claims]
+
+
+def test_sample_sizes_and_missing_values_are_told_beneath_the_reason(synthetic_rows):
+    claim, rows = claim_named("replora-linear-over"), synthetic_rows(SIZES, 16)
+    whole = verdict_table([report(claim, sweep_of(claim, sizes=SIZES), rows)])
+    assert "have no value" not in whole
+    assert whole.count("  sample size: error 0.001 at n = ") == 1
+    rows.loc[rows["replication"] < 4, "overfitted_error"] = np.nan
+    rows.loc[(rows["n"] == SIZES[5]) & (rows["replication"] == 0), "certified"] = False
+    rows.loc[rows["n"] == SIZES[6], "singleton_error"] = np.nan
+    notes = verdict_table([report(claim, sweep_of(claim, sizes=SIZES), rows)]).splitlines()
+    assert "  over-fitted atoms: 40 of 160 replications have no value, their fit has no such cell" in notes
+    assert "  over-fitted atoms: 1 of those without a value are not certified" in notes
+    assert "  singleton atoms: 16 of 160 replications have no value, their fit has no such cell" in notes
+    assert "  singleton atoms: hardly any replication has a value at n = 1e+09, not in the curve" in notes
 
 
 def test_what_was_not_fitted_has_a_dash(synthetic_rows):

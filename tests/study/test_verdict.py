@@ -9,6 +9,7 @@ from moe_theory.study.verdict import (
     CANDIDATE_EXPONENTS,
     LEAST_REPLICATIONS,
     Status,
+    Terms,
     equivalence_margin,
     judge,
 )
@@ -111,7 +112,7 @@ def test_interval_must_lie_within_the_margin():
 
 def test_obstacles_leave_everything_undecided():
     prediction = Prediction("power", -0.5)
-    uncertified = judge(prediction, curve("half"), certified_share=0.98)
+    uncertified = judge(prediction, curve("half"), terms=Terms(certified_share=0.98))
     assert uncertified.status == Status.UNDECIDED
     assert "98.0 %" in uncertified.reason
     missing = judge(prediction, curve("half", missing=10))
@@ -158,6 +159,46 @@ def test_evidence_has_the_numbers():
     assert evidence["n_max"] == 1e12
     assert evidence["best_by_aicc"] == "power"
     assert set(evidence["rejection_p"]) == {"power", "inverse-log", "plateau"}
+
+
+def test_replications_without_the_cell_are_told_and_leave_the_verdict_standing():
+    verdict = judge(Prediction("power", -0.5), curve("half", count=48, missing=16), terms=Terms(conditional=True))
+    assert verdict.status == Status.SUPPORTED
+    assert verdict.reason.endswith("Of 640 replications 160 have no such cell and no value.")
+    assert verdict.evidence["missing"] == 160
+    complete = judge(Prediction("power", -0.5), curve("half"), terms=Terms(conditional=True))
+    assert "no such cell" not in complete.reason
+    few = judge(Prediction("power", -0.5), curve("half", count=4, missing=60), terms=Terms(conditional=True))
+    assert few.status == Status.UNDECIDED
+
+
+def test_the_sample_sizes_of_accuracies_are_evidence():
+    found = judge(Prediction("power", -0.5), curve("half")).evidence["sample_complexity"]
+    assert [each["accuracy"] for each in found] == pytest.approx([1e-2, 1e-3, 1e-4, 1e-5])
+    assert [each["n"] for each in found] == pytest.approx([np.e**2 * 10.0**p for p in (4, 6, 8, 10)], rel=1e-6)
+    assert all(each["lower"] < each["n"] < each["upper"] and not each["extrapolated"] for each in found)
+
+
+def test_only_a_power_law_is_followed_beyond_the_sizes_measured():
+    wanted = Terms(wanted=(1e-3, 1e-9))
+    inside, beyond = judge(Prediction("power", -0.5), curve("half"), terms=wanted).evidence["sample_complexity"]
+    assert not inside["extrapolated"]
+    assert beyond["extrapolated"]
+    assert beyond["n"] == pytest.approx(np.e**2 * 1e18, rel=1e-6)
+    for law in ("plateau", "inverse-log"):
+        found = judge(NO_POWER, curve(law), terms=wanted).evidence["sample_complexity"]
+        assert [each["n"] for each in found] == [np.inf, np.inf]
+        assert all("not reached" in each["statement"] for each in found)
+    default = judge(NO_POWER, curve("plateau")).evidence["sample_complexity"]
+    assert [(each["accuracy"], each["n"]) for each in default] == [(pytest.approx(1.0), np.inf)]
+
+
+def test_an_undetermined_law_is_not_extrapolated():
+    verdict = judge(NO_POWER, curve("eighth", NARROW, standard_error=0.08), terms=Terms(wanted=(0.8, 1e-3)))
+    assert verdict.law == "undetermined"
+    inside, beyond = verdict.evidence["sample_complexity"]
+    assert inside["lower"] < (np.e / 0.8) ** 8 < inside["upper"]
+    assert beyond["n"] == np.inf
 
 
 def test_growing_error_is_not_a_rate():

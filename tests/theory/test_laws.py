@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import curve_fit
 from scipy.stats import chi2, t
 
-from moe_theory.theory.laws import LAWS, LawName, Prediction, compare_laws, fit_law, sample_complexity
+from moe_theory.theory.laws import LAWS, LawName, Prediction, compare_laws, fit_law
 from moe_theory.theory.summaries import STANDARD_ERROR_FLOOR, ErrorCurve, local_slopes, summarise
 
 N = np.logspace(3, 9, 7)
@@ -142,41 +142,6 @@ def test_exponent_region_is_the_f_test():
         assert chi2.sf(excess, 2) == pytest.approx(0.01, rel=1e-5)
 
 
-def test_sample_complexity_inverts_the_laws():
-    power = sample_complexity(known_curve(-0.25 * np.log(N), 0.01), 10**-1.5)
-    assert power.law == "power"
-    assert power.n == pytest.approx(1e6, rel=1e-6)
-    assert power.lower < 1e6 < power.upper
-    assert not power.extrapolated
-    slow = sample_complexity(fit_law("inverse-log", known_curve(-np.log(np.log(N)), 0.01)), 1 / np.log(1e15))
-    assert slow.n == pytest.approx(1e15, rel=1e-5)
-    assert slow.extrapolated
-    assert "extrapolation" in slow.statement
-    flat = fit_law("plateau", known_curve(0 * N, 0.01))
-    assert sample_complexity(flat, 0.5).n == np.inf
-    assert "never" in sample_complexity(flat, 0.5).statement
-    assert sample_complexity(flat, 2.0).n == N[0]
-    assert sample_complexity(fit_law("power", known_curve(0.1 * np.log(N), 0.01)), 0.1).upper == np.inf
-
-
-def test_sample_complexity_interval_covers():
-    rng = np.random.default_rng(0)
-    trials, covered = 600, 0
-    for _ in range(trials):
-        fit = fit_law("power", known_curve(-0.25 * np.log(N) + 0.2 * rng.standard_normal(N.size), 0.2))
-        found = sample_complexity(fit, 10**-2.5)
-        covered += found.lower <= 1e10 <= found.upper
-    assert covered / trials > 0.95 - 3 * (0.95 * 0.05 / trials) ** 0.5
-
-
-def test_weak_slope_leaves_the_sample_size_unbounded():
-    wobble = 0.1 * np.array([1, -1, 1, 0, -1, 1, -1])
-    fit = fit_law("power", known_curve(wobble - 1e-3 * np.log(N), 0.1))
-    found = sample_complexity(fit, 0.5)
-    assert found.upper == np.inf
-    assert found.lower < found.n
-
-
 def test_local_slopes_by_decade():
     n = np.logspace(3, 6, 7)
     slopes = local_slopes(known_curve(np.where(n <= 1e4, -0.5, 0) * np.log(n / 1e4), 0.1, n=n))
@@ -249,8 +214,6 @@ def test_bad_arguments_are_refused():
         compare_laws(curve, n_min=1e12)
     with pytest.raises(ValueError, match="three sample sizes"):
         compare_laws(curve, n_min=1e8)
-    with pytest.raises(ValueError, match="positive"):
-        sample_complexity(curve, 0.0)
     with pytest.raises(ValueError, match="negative exponent"):
         Prediction("power", 0.5)
     with pytest.raises(ValueError, match="no exponent"):
