@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 from moe_theory.estimation.frames import enter, leave, see
 from moe_theory.estimation.trust_region import Problem, State, View, corrected, look
 
-STEPS = 10
+STEPS = 16
 SHORTENINGS = (1.0, 0.7, 0.4, 0.15, 0.05)
 
 
@@ -32,7 +32,14 @@ class Range(NamedTuple):
     highest: Float[Array, "*lanes"]
 
 
-def identified_range(problem: Problem, state: State, loss: Callable[[Array], Array], level: float) -> Range:
+CONFIDENCE_LEVEL = 1.92
+"""Half the 95 % quantile of chi-square with one degree of freedom: { D(G) : F(G) <= min F + 1.92 } is the usual 95 %
+likelihood-ratio interval of the one number D."""
+
+
+def identified_range(
+    problem: Problem, state: State, loss: Callable[[Array], Array], level: float | Float[Array, ""]
+) -> Range:
     """Range of the loss over the fits within ``level`` (units of sigma^2 / n) of this one.
 
     Args:
@@ -45,7 +52,7 @@ def identified_range(problem: Problem, state: State, loss: Callable[[Array], Arr
 
 
 def _extremum(
-    problem: Problem, state: State, loss: Callable[[Array], Array], level: float, sign: Array
+    problem: Problem, state: State, loss: Callable[[Array], Array], level: float | Float[Array, ""], sign: Array
 ) -> Float[Array, ""]:
     ceiling = state.value + level
 

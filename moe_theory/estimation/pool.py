@@ -27,14 +27,14 @@ from moe_theory.models.regression import Design
 from moe_theory.sampling.statistics import Statistics
 
 STEPS = 4
-LONGEST = 160
+LONGEST = 320
 DOMINATED = 4
 """Status of a lane that was stopped because another start of the same data is certain to stay lower."""
 
 FEWEST = 8
 """Iterations that every lane is granted."""
 
-DOMINATED_MARGIN = 1.0
+DOMINATED_MARGIN = 0.3
 """A lane near a minimum of its own is stopped when a converged lane of its replication is lower by this much..."""
 
 DOMINATED_DECREMENTS = 50.0

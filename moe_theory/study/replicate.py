@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from moe_theory.estimation.certificate import SPREAD, Certificate, certify, explain
-from moe_theory.estimation.identified import Range, identified_range
+from moe_theory.estimation.identified import CONFIDENCE_LEVEL, Range, identified_range
 from moe_theory.estimation.objective import mix
 from moe_theory.estimation.pool import Finished, Lane, Pool
 from moe_theory.estimation.space import Chart
@@ -27,6 +27,10 @@ Gap = tuple[int, int, int]
 
 COMPILE_SIZE = 10_000
 """Sample size of the replication that is fitted, and forgotten, to compile."""
+
+LEVELS = (SPREAD, CONFIDENCE_LEVEL)
+LEVEL_NAMES = ("", "confidence_")
+"""Levels above the minimum at which the range of D_12 is searched, and how their columns are called."""
 
 STATUS = {0: "running", 1: "converged", 2: "iteration_limit", 3: "stalled", 4: "dominated"}
 
@@ -60,6 +64,7 @@ class Replicator:
         self._pool = Pool(self.chart, self.setup.design, sweep.block)
         self._certify = jax.jit(jax.vmap(self._certify_lane))
         self._measure = jax.jit(jax.vmap(self._measure_lane))
+        self._end_loss = jax.jit(jax.vmap(self._d_12))
         self._range = jax.jit(jax.vmap(self._range_lane)) if identified_set else None
 
     def compile(self) -> None:
@@ -112,10 +117,10 @@ class Replicator:
 
     def _range_lane(self, data: Statistics, state: State) -> Range:
         problem = Problem(self.chart, self.setup.design, data)
-        truth, model = self.setup.truth, self.setup.model
-        return identified_range(
-            problem, state, lambda z: effective_losses(model, self.chart.measure(z), truth).d_12, SPREAD
-        )
+        return jax.vmap(lambda level: identified_range(problem, state, self._d_12, level))(jnp.asarray(LEVELS))
+
+    def _d_12(self, z: jax.Array) -> jax.Array:
+        return effective_losses(self.setup.model, self.chart.measure(z), self.setup.truth).d_12
 
     def _rows(self, members: list[_Replication]) -> pd.DataFrame:
         lanes = [(member, end) for member in members for end in sorted(member.ends, key=lambda end: end.order)]
@@ -142,10 +147,27 @@ class Replicator:
         frame["far_overfitted_error"] = np.where(frame["far_excess"].notna(), far_measured[0].overfitted, np.nan)
         if self._range is not None:
             picked = jax.tree.map(lambda leaf: leaf[best_lanes], (data, states))
-            bounds = self._padded(self._range, *picked)
-            frame["D_12_lowest"], frame["D_12_highest"] = bounds.lowest, bounds.highest
+            frame = frame.assign(**self._range_columns(members, states, best_lanes, self._padded(self._range, *picked)))
         frame["seconds"] = time.monotonic() - self._begun
         return frame
+
+    def _range_columns(
+        self, members: list[_Replication], states: State, best: np.ndarray, bounds: Range
+    ) -> dict[str, np.ndarray]:
+        """The range of D_12 at both levels: what was found from the fit, and the ends of other starts in the level.
+
+        A point at which F is within the level belongs to the set whether it is a minimum or not.
+        """
+        owner = np.repeat(np.arange(len(members)), [len(member.kinds) for member in members])
+        reached = self._padded(self._end_loss, states.z)
+        columns = {}
+        for place, (level, name) in enumerate(zip(LEVELS, LEVEL_NAMES, strict=True)):
+            inside = states.value <= states.value[best][owner] + level
+            low, high = bounds.lowest[:, place].copy(), bounds.highest[:, place].copy()
+            np.minimum.at(low, owner[inside], reached[inside])
+            np.maximum.at(high, owner[inside], reached[inside])
+            columns |= {f"D_12_{name}lowest": low, f"D_12_{name}highest": high}
+        return columns
 
     def _padded(self, function: Any, *arguments: Any) -> Any:
         """Apply a vmapped function in blocks of the sweep's size, the last one filled up with its first lane."""

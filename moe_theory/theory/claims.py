@@ -80,12 +80,18 @@ def _over() -> tuple[Measure, tuple[Measure, ...]]:
     )
 
 
-def _claim(name: str, model: str, exact: bool, statement: str, **problem: Any) -> Claim:
+CONFIDENCE = "largest D_12 in the 95 % likelihood-ratio set"
+
+
+def _claim(name: str, model: str, exact: bool, statement: str, identified_set: bool = False, **problem: Any) -> Claim:
     main, others = _exact() if exact else _over()
+    if identified_set:
+        others = (*others, Measure("D_12_confidence_highest", CONFIDENCE, HALF, OVER_FROM))
     sizes = {"k_fit": 2} if exact else {}
     return Claim(
-        name, model, "exact" if exact else "over", statement, REPLORA, main, others, MappingProxyType(problem | sizes)
-    )
+        name, model, "exact" if exact else "over", statement, REPLORA, main, others, MappingProxyType(problem | sizes),
+        identified_set,
+    )  # fmt: skip
 
 
 def _lora_over(name: str, model: str, **problem: Any) -> Claim:
@@ -101,6 +107,7 @@ def _lora_over(name: str, model: str, **problem: Any) -> Claim:
         others=(
             Measure("D_12", "Voronoi loss D_12", NO_POWER, OVER_FROM),
             Measure("D_12_highest", "largest D_12 within 10^-3 of the minimum", NO_POWER, OVER_FROM),
+            Measure("D_12_confidence_highest", CONFIDENCE, NO_POWER, OVER_FROM),
             Measure("function_error", "function error", HALF, 1e4),
         ),
         problem=MappingProxyType({"adapter": "lora", **problem}),
@@ -118,7 +125,7 @@ CLAIMS: Mapping[str, Claim] = MappingProxyType(
             _claim("lora-exact", "LoRA", True, _ROOT, adapter="lora"),
             _lora_over("lora-over", "LoRA"),
             _claim("replora-linear-exact", "RepLoRA linear", True, _ROOT, adapter="replora"),
-            _claim("replora-linear-over", "RepLoRA linear", False, _SPLIT, adapter="replora"),
+            _claim("replora-linear-over", "RepLoRA linear", False, _SPLIT, True, adapter="replora"),
             _claim("replora-tanh-exact", "RepLoRA tanh", True, _ROOT, adapter="replora", activation="tanh"),
             _claim("replora-tanh-over", "RepLoRA tanh", False, _SPLIT, adapter="replora", activation="tanh"),
             _claim("replora-sigmoid-over", "RepLoRA sigmoid", False, _SPLIT, adapter="replora", activation="sigmoid"),
