@@ -1,8 +1,8 @@
 """Which grid of sizes and how many replications would decide a prediction, found by simulating the verdict.
 
 The simulation is the calibration's: replications of known law and noise, summarised and judged as stored
-results are. A default plan judges 4000 curves per assumed law at about 3 ms each: the whole command takes 13 seconds for
-a power law and 24 for no power law, which assumes two, on an idle core.
+results are. A default plan judges 4000 curves per assumed law at about 3 ms each: on an idle core the command takes
+13 seconds for a power law, and 24 for no power law, which assumes two.
 """
 
 from collections.abc import Sequence

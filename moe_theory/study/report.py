@@ -27,7 +27,8 @@ class Judged:
         curve: of the statistic that is judged.
         other: the same replications through the other statistic, the mean of a median and the other way round.
         verdict: on `curve`.
-        failed: replications without a value whose fit is not certified, so that no cell need be absent.
+        missing: replications without a value, over all sizes, judged or not.
+        failed: those of them whose fit is not certified, so that no cell need be absent.
         left_out: replications at sizes that are not in the curve because fewer than `FEWEST` have a value, by size.
     """
 
@@ -35,13 +36,14 @@ class Judged:
     curve: ErrorCurve
     other: ErrorCurve
     verdict: Verdict
+    missing: int
     failed: int
     left_out: Mapping[float, int]
 
     @property
-    def missing(self) -> int:
-        """Replications without a value, over all sizes, judged or not."""
-        return int(self.curve.missing.sum()) + sum(self.left_out.values())
+    def replications(self) -> int:
+        """All of them, with a value or without, over all sizes."""
+        return int(self.curve.count.sum() + self.curve.missing.sum()) + sum(self.left_out.values())
 
     def laws(self, statistic: Statistic) -> LawComparison | None:
         """The laws on the medians or the means, over the sizes that the verdict used; None where it fitted nothing."""
@@ -146,8 +148,9 @@ def judge_measure(
     lost = sum(count for n, count in left_out.items() if n >= measure.from_size)
     terms = Terms(certified_share, measure.conditional, lost, accuracies)
     verdict = judge(measure.prediction, curve, measure.from_size or None, terms)
-    failed = np.isnan(rows[measure.column].to_numpy(dtype=np.float64)) & ~rows["certified"].eq(True).to_numpy()
-    return Judged(measure, curve, other, verdict, int(failed.sum()), left_out)
+    missing = np.isnan(rows[measure.column].to_numpy(dtype=np.float64))
+    failed = missing & ~rows["certified"].eq(True).to_numpy()
+    return Judged(measure, curve, other, verdict, int(missing.sum()), int(failed.sum()), left_out)
 
 
 def _errors_by_size(column: str, rows: pd.DataFrame) -> tuple[list[float], list[np.ndarray], dict[float, int]]:

@@ -30,15 +30,15 @@ def _notes(made: Report) -> list[str]:
     """Indented lines: the n of every accuracy, and the replications that have no value."""
     lines = [f"sample size: {found['statement']}" for found in made.main.verdict.evidence["sample_complexity"]]
     for judged in (made.main, *made.others):
+        words = judged.measure.words
         if judged.missing:
-            total = int(judged.curve.count.sum()) + judged.missing
             meaning = "their fit has no such cell" if judged.measure.conditional else "these count as failures"
-            lines.append(f"{judged.measure.words}: {judged.missing} of {total} replications have no value, {meaning}")
+            lines.append(f"{words}: {judged.missing} of {judged.replications} replications have no value, {meaning}")
         if judged.failed:
-            lines.append(f"{judged.measure.words}: {judged.failed} of those without a value are not certified")
+            lines.append(f"{words}: {judged.failed} of those without a value are not certified")
         if judged.left_out:
             sizes = ", ".join(f"{n:.0e}" for n in judged.left_out)
-            lines.append(f"{judged.measure.words}: hardly any replication has a value at n = {sizes}, not in the curve")
+            lines.append(f"{words}: hardly any replication has a value at n = {sizes}, not in the curve")
     return [f"  {line}" for line in lines]
 
 

@@ -242,6 +242,8 @@ def test_attention_sees_only_the_symmetric_part_of_a_lora_query(rank):
     """b a' and (M_K' a)(M_K^-T b)' give one score, and so do all turns of [B C'] that keep [B C'] J [B C']'."""
     model = make_model("attention", "lora", rank)
     atom = random_atoms(model, 1)
+    assert isinstance(atom, LoraAtom)
+    assert isinstance(model.gate, AttentionGate)
     left, right, key = (np.asarray(leaf) for leaf in (atom.query_left, atom.query_right, model.gate.key))
     swapped = atom._replace(
         query_left=jnp.asarray((right @ key).T), query_right=jnp.asarray(left.T) @ np.linalg.inv(key)
@@ -276,7 +278,7 @@ def smooth_predict(model, factors, others, x):
         left, right = (SLOW_ACTIVATIONS[model.adapter.activation](leaf) for leaf in atom)
         return left @ right, left @ right
 
-    total, out = 0.0, 0.0
+    total, out = np.zeros(len(x)), np.zeros((len(x), len(pretrained.value)))
     for query, value in [*(update(atom) for atom in (factors, *others)), (0.0, 0.0)]:
         adapted = np.asarray(pretrained.query) + query
         if isinstance(gate, AttentionGate):
@@ -390,8 +392,8 @@ def test_ball_slacks_change_sign_at_the_radius(adapter, rank):
             slacks = model.adapter.interior(scaled_update(model, atom, factor * RADIUS), RADIUS)
             assert slacks.shape == ((2,) if adapter == "lora" else (1,))
             assert np.all(sign * slacks > 0)
-    query_out = scaled_update(model, atom, 0.5 * RADIUS)
-    if adapter == "lora":
+    query_out = scaled_update(model, random_atoms(model, 2), 0.5 * RADIUS)
+    if isinstance(query_out, LoraAtom):
         query_out = query_out._replace(query_left=4.0 * query_out.query_left)
         assert (model.adapter.interior(query_out, RADIUS) < 0).tolist() == [True, False]
 
