@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jaxtyping
 import matplotlib
+import pytest
 from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -55,3 +56,17 @@ def _prepare_libraries() -> None:
 
 _prepare_environment()
 _prepare_libraries()
+
+
+@pytest.fixture(scope="module")
+def quick():
+    """One device and no costly optimisation by the compiler: these lanes are short."""
+    import jax
+
+    with pytest.MonkeyPatch.context() as patch:
+        first = jax.local_devices()[:1]
+        patch.setattr(jax, "local_devices", lambda: first)
+        before = jax.config.read("jax_disable_most_optimizations")
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+        jax.config.update("jax_disable_most_optimizations", before)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from moe_theory.errors import InputError
 from moe_theory.estimation.space import Chart
@@ -37,8 +38,7 @@ def flat_atoms(chart, z):
 
 CASES = {
     "lora": {"adapter": "lora"},
-    "gaussian": {"gate": "gaussian", "weight_floor": 0.0},
-    "tanh": {"activation": "tanh"},
+    "tanh": {"activation": "tanh", "gate": "gaussian", "weight_floor": 0.0},
     "sigmoid": {"activation": "sigmoid"},
     "exact": {"k_fit": 2},
     "two extra atoms": {"k_fit": 4},
@@ -94,7 +94,7 @@ def test_unknown_plan_names_the_known_ones():
 
 def check_splits(setup, chart, maker):
     """Count the splits that keep their atom's mean and weight; those pulled towards the interior are left out."""
-    true = np.asarray(jax.vmap(lambda atom: jax.flatten_util.ravel_pytree(atom)[0])(setup.truth.atoms))
+    true = np.asarray(jax.vmap(lambda atom: ravel_pytree(atom)[0])(setup.truth.atoms))
     weights = np.exp(np.asarray(setup.truth.log_weights))
     checked, separations = 0, []
     for replication in range(4):

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +71,7 @@ def brute_force(values, slope, radius):
     def miss(log_excess):
         return np.log(np.linalg.norm(step_at(np.exp(log_excess))) / radius)
 
-    log_excess = brentq(miss, -80.0, np.log(np.linalg.norm(slope) / radius) + 1.0, xtol=1e-13)
+    log_excess: Any = brentq(miss, -80.0, np.log(np.linalg.norm(slope) / radius) + 1.0, xtol=1e-13)
     return model_value(values, slope, step_at(np.exp(log_excess)))
 
 

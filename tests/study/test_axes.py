@@ -84,7 +84,7 @@ def test_missing_values_are_counted_and_shown():
     table = plotted([panel]).query("series == 'overfitted_error'").set_index("n")
     assert table["missing"].tolist()[:3] == [64, 8, 0]
     assert table["replications"].tolist()[:3] == [0, 56, 64]
-    assert np.isnan(table.loc[1000.0, ["median", "lower_quartile", "fitted"]].to_numpy(dtype=float)).all()
+    assert np.isnan(table.loc[1000.0, ["center", "lower_quartile", "fitted"]].to_numpy(dtype=float)).all()
     figure = draw([panel])
     hollow = line(figure, "overfitted_error:median of few")
     assert points(hollow)[0].tolist() == [10**4]

@@ -30,10 +30,10 @@ def test_the_csv_holds_what_is_plotted(tmp_path):
         "panel",
         "series",
         "n",
-        "median",
+        "center",
         "lower_quartile",
         "upper_quartile",
-        "standard_error_log_median",
+        "standard_error_log_center",
         "replications",
         "missing",
         "certified_share",
@@ -42,8 +42,8 @@ def test_the_csv_holds_what_is_plotted(tmp_path):
     curve, _ = curve_of(frame, "singleton_error")
     assert curve is not None
     rows = table[table["series"] == "singleton_error"]
-    np.testing.assert_allclose(rows["median"], np.exp(curve.log_center), rtol=1e-9)
-    np.testing.assert_allclose(rows["standard_error_log_median"], curve.standard_error, rtol=1e-9)
+    np.testing.assert_allclose(rows["center"], np.exp(curve.log_center), rtol=1e-9)
+    np.testing.assert_allclose(rows["standard_error_log_center"], curve.standard_error, rtol=1e-9)
     assert rows["replications"].tolist() == [REPLICATIONS] * len(SIZES)
     assert rows["certified_share"].tolist() == [1.0] * len(SIZES)
     assert rows["fitted"].isna().tolist() == [True] * 2 + [False] * 8
