@@ -125,7 +125,10 @@ def verdict(
     sigma: Sigma = None,
     weight_floor: Floor = None,
     starts: Starts = None,
-    statistic: Annotated[str, typer.Option(help="Curve of the 'median' or the 'mean' over replications.")] = "median",
+    statistic: Annotated[
+        str | None,
+        typer.Option(help="Judge the 'median' or the 'mean' over replications; default: each measure's own."),
+    ] = None,
     eps: Eps = None,
     as_json: AsJson = False,
 ) -> None:
@@ -133,7 +136,7 @@ def verdict(
 
     Without names: every claim that is stored under these options, and how to ask for what else is stored.
     """
-    if statistic not in ("median", "mean"):
+    if statistic not in (None, "median", "mean"):
         raise InputError(f"--statistic must be median or mean, got {statistic!r}")
     wanted = _accuracies(eps)
     problem = _given(rank=rank, dimension=dimension, k_true=k_true, k_fit=k_fit, sigma=sigma, weight_floor=weight_floor)

@@ -30,6 +30,7 @@ def draw_claims(drawn: Sequence[Drawn], folder: Path) -> list[Path]:
             columns=[measure.column for measure in measures],
             references=references,
             provenance=_lasting(provenance()),
+            statistics={measure.column: measure.statistic for measure in measures},
         )  # fmt: skip
     return paths
 
@@ -45,8 +46,10 @@ def draw_headline(drawn: Sequence[Drawn], folder: Path) -> list[Path]:
 
 
 def _over_panel(made: Report, rows: pd.DataFrame) -> Panel:
-    columns = ["D_12", "overfitted_error", "singleton_error", "function_error"]
-    references = {} if made.claim.identified_set else {"D_12": -0.5, "overfitted_error": -0.25, "singleton_error": -0.5}
+    columns = ["D_12", "D_12_confidence_highest", "overfitted_error", "function_error"]
+    references = (
+        {} if made.claim.identified_set else {"D_12": -0.5, "D_12_confidence_highest": -0.5, "overfitted_error": -0.25}
+    )
     return claim_panel(
         f"{made.claim.model}, over-specified",
         rows,
@@ -55,6 +58,7 @@ def _over_panel(made: Report, rows: pd.DataFrame) -> Panel:
         columns,
         {**references, "function_error": -0.5},
         tail_level=0.9,
+        statistics={"D_12": "mean", "D_12_confidence_highest": "mean"},
     )
 
 

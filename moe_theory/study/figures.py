@@ -25,10 +25,11 @@ from moe_theory.errors import InputError, StoreError
 from moe_theory.study.axes import GREY, draw_certified, draw_errors, draw_slopes, label_axes, legend_entries
 from moe_theory.study.panels import Panel, Series, claim_panel
 from moe_theory.study.verdict import Verdict
+from moe_theory.theory.summaries import Statistic
 
 COMPARED = ("D_12", "function_error", "overfitted_error")
 """Columns for the panels of `comparison_figure`."""
-_KEY = "Marker: median; band: quartiles; line: fitted law; numbers: exponent [95 % interval]"
+_KEY = "Marker: median (or mean, where said); band: quartiles; line: fitted law; numbers: exponent [95 % interval]"
 
 
 def claim_figure(
@@ -40,9 +41,10 @@ def claim_figure(
     columns: Sequence[str] | None = None,
     references: Mapping[str, float] | None = None,
     provenance: Mapping[str, Any] | None = None,
+    statistics: Mapping[str, Statistic] | None = None,
 ) -> list[Path]:
     """Draw one claim: `claim_panel`, written by `rate_figure`; raises what they raise."""
-    panel = claim_panel(claim_title, frame, verdict, fit_from, columns, references)
+    panel = claim_panel(claim_title, frame, verdict, fit_from, columns, references, statistics=statistics)
     judged = {} if verdict is None else {"verdict": {"status": str(verdict.status), "reason": verdict.reason}}
     return rate_figure([panel], path_stem, {**(provenance or {}), **judged})
 
@@ -137,10 +139,10 @@ def _table(panel: Panel, series: Series) -> pd.DataFrame:
     low, high = series.identified or (unknown, unknown)
     level, tail = series.tail or (np.nan, unknown)
     columns = {
-        "median": np.exp(curve.log_center),
+        "center": np.exp(curve.log_center),
         "lower_quartile": curve.lower,
         "upper_quartile": curve.upper,
-        "standard_error_log_median": curve.standard_error,
+        "standard_error_log_center": curve.standard_error,
         "replications": curve.count,
         "missing": curve.missing,
         "fitted": fitted,
@@ -151,7 +153,7 @@ def _table(panel: Panel, series: Series) -> pd.DataFrame:
     table = pd.DataFrame(columns, index=curve.n).reindex(sorted({*curve.n.tolist(), *series.empty}))
     table["replications"] = table["replications"].fillna(0).astype(int)
     table["missing"] = table["missing"].fillna(pd.Series(dict(series.empty), dtype=float)).astype(int)
-    table["tail_level"] = level
+    table["tail_level"], table["statistic"] = level, curve.statistic
     table.insert(6, "certified_share", [panel.certified.get(n, np.nan) for n in table.index.tolist()])
     for name, value in (("n", table.index), ("series", series.name), ("panel", panel.title)):
         table.insert(0, name, value)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from moe_theory.errors import InputError
 from moe_theory.study.verdict import Verdict, decided_law, drop_transient
 from moe_theory.theory.laws import LawFit, compare_laws
-from moe_theory.theory.summaries import ErrorCurve, summarise
+from moe_theory.theory.summaries import ErrorCurve, Statistic, summarise
 
 Array = NDArray[np.float64]
 IDENTIFIED_SET = ("D_12_lowest", "D_12_highest")
@@ -27,7 +27,13 @@ _QUANTITIES: dict[str, tuple[str, int]] = {  # column: label and look, so that i
     "function_error": ("function error", 1),
     "singleton_error": ("singleton atoms", 2),
     "overfitted_error": ("over-fitted atoms", 3),
+    "overfitted_value_error": ("over-fitted value matrices", 3),
+    "D_12_confidence_highest": ("largest $D_{12}$ in the 95 % set", 4),
 }
+
+
+_DEFAULT = ("D_12", "D_1", "function_error", "singleton_error", "overfitted_error")
+"""Columns drawn unless others are asked for, where present."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,7 @@ def claim_panel(
     columns: Sequence[str] | None = None,
     references: Mapping[str, float] | None = None,
     tail_level: float | None = None,
+    statistics: Mapping[str, Statistic] | None = None,
 ) -> Panel:
     """Make the panel of one claim from its replications.
 
@@ -105,21 +112,22 @@ def claim_panel(
         columns: what to draw; by default D_12 (else D_1), function, singleton and over-fitted errors, if present.
         references: predicted exponent by column; that of the first column is taken from the verdict by default.
         tail_level: quantile of the over-fitted atom error to show as well, such as 0.9.
+        statistics: 'mean' for columns whose mean is drawn; the median of all others.
 
     Raises:
         InputError: a column is absent, no column has a value, or an error is zero, negative or infinite.
     """
-    known = [column for column in _QUANTITIES if column in frame and not (column == "D_1" and "D_12" in frame)]
+    known = [column for column in _DEFAULT if column in frame and not (column == "D_1" and "D_12" in frame)]
     drawn = known if columns is None else list(columns)
     absent = [column for column in ("n", "certified", *drawn) if column not in frame]
     if absent:
         raise InputError(f"the results have no column {', '.join(absent)}; they have {', '.join(map(str, frame))}")
     predicted: Any = None if verdict is None else verdict.evidence.get("predicted")
     expected = dict.fromkeys(drawn[:1], predicted if isinstance(predicted, float) else None) | dict(references or {})
-    made = [
-        _series(frame, column, None if i else verdict, fit_from, expected.get(column), tail_level)
-        for i, column in enumerate(drawn)
-    ]
+    made = []
+    for i, column in enumerate(drawn):
+        center = (statistics or {}).get(column, "median")
+        made.append(_series(frame, column, center, None if i else verdict, fit_from, expected.get(column), tail_level))
     series = [each for each in made if each is not None]
     if not series:
         raise InputError(f"{title}: none of the columns {', '.join(drawn) or '(none)'} has a value to draw")
@@ -128,8 +136,10 @@ def claim_panel(
     return Panel(title, series, shares, subtitle="" if verdict is None else _subtitle(drawn[0], verdict))
 
 
-def curve_of(frame: pd.DataFrame, column: str) -> tuple[ErrorCurve | None, dict[float, int]]:
-    """Median curve of a column, and the number of replications at sizes without a single value.
+def curve_of(
+    frame: pd.DataFrame, column: str, statistic: Statistic = "median"
+) -> tuple[ErrorCurve | None, dict[float, int]]:
+    """Median or mean curve of a column, and the number of replications at sizes without a single value.
 
     Raises:
         InputError: an error is zero, negative or infinite, or a size is below 3.
@@ -139,7 +149,7 @@ def curve_of(frame: pd.DataFrame, column: str) -> tuple[ErrorCurve | None, dict[
     empty = {n: row.size for n, row in errors.items() if np.isnan(row).all()}
     kept = [n for n in errors if n not in empty]
     try:
-        return (summarise(kept, [errors[n] for n in kept]) if kept else None), empty
+        return (summarise(kept, [errors[n] for n in kept], statistic) if kept else None), empty
     except ValueError as error:
         raise InputError(f"{column}: {error}") from None
 
@@ -160,15 +170,17 @@ def _subtitle(column: str, verdict: Verdict) -> str:
 def _series(
     frame: pd.DataFrame,
     column: str,
+    statistic: Statistic,
     verdict: Verdict | None,
     fit_from: float | None,
     reference: float | None,
     tail_level: float | None,
 ) -> Series | None:
-    curve, empty = curve_of(frame, column)
+    curve, empty = curve_of(frame, column, statistic)
     if curve is None:
         return None
     label, look = _QUANTITIES.get(column, (column, None))
+    label = f"{label}, mean" if statistic == "mean" else label
     fit, exponent, interval = _fits(curve, fit_from, verdict)
     identified = tail = None
     if column == "D_12" and set(IDENTIFIED_SET) <= set(frame.columns):

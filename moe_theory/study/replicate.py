@@ -163,7 +163,7 @@ class Replicator:
         columns = {}
         for place, (level, name) in enumerate(zip(LEVELS, LEVEL_NAMES, strict=True)):
             inside = states.value <= states.value[best][owner] + level
-            low, high = bounds.lowest[:, place].copy(), bounds.highest[:, place].copy()
+            low, high = (np.array(end[:, place]) for end in bounds)
             np.minimum.at(low, owner[inside], reached[inside])
             np.maximum.at(high, owner[inside], reached[inside])
             columns |= {f"D_12_{name}lowest": low, f"D_12_{name}highest": high}

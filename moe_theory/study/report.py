@@ -97,7 +97,7 @@ def report(
     claim: Claim,
     sweep: SweepSpec,
     rows: pd.DataFrame,
-    statistic: Statistic = "median",
+    statistic: Statistic | None = None,
     accuracies: Sequence[float] | None = None,
 ) -> Report:
     """Judge every measure of a claim on its stored rows.
@@ -106,7 +106,7 @@ def report(
         claim: what was claimed.
         sweep: what was run.
         rows: one row per replication.
-        statistic: 'median' or 'mean' over replications.
+        statistic: 'median' or 'mean' over replications; None for each measure's own.
         accuracies: errors whose sample sizes are wanted; by default the powers of ten that the law passes.
 
     Raises:
@@ -125,7 +125,7 @@ def judge_measure(
     measure: Measure,
     rows: pd.DataFrame,
     certified_share: float,
-    statistic: Statistic = "median",
+    statistic: Statistic | None = None,
     accuracies: Sequence[float] | None = None,
 ) -> Judged:
     """The curve of one measure over all sizes, and its verdict over the sizes that are judged.
@@ -144,7 +144,8 @@ def judge_measure(
             f"{measure.words} is judged from n = {measure.from_size:.0e} on, but the largest size is {max(sizes):.0e}: "
             "use a grid that reaches further"
         )
-    curve, other = (summarise(np.array(sizes), errors, each) for each in (statistic, _other(statistic)))
+    judged = statistic or measure.statistic
+    curve, other = (summarise(np.array(sizes), errors, each) for each in (judged, _other(judged)))
     lost = sum(count for n, count in left_out.items() if n >= measure.from_size)
     terms = Terms(certified_share, measure.conditional, lost, accuracies)
     verdict = judge(measure.prediction, curve, measure.from_size or None, terms)
