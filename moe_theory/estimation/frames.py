@@ -70,7 +70,7 @@ def closest_pair(chart: Chart, z: Float[Array, " z"]) -> tuple[Int[Array, " k"],
     sees the mean output alone. A fitted atom is close to a frozen one only if its output is too.
     """
     model, k = chart.model, chart.k
-    updates = jax.vmap(model.adapter.update)(chart.atoms(z))
+    updates = jax.vmap(model.update)(chart.atoms(z))
     flat = jax.vmap(lambda delta: jnp.concatenate(model.effective(delta)))
     points = flat(updates)
     scores = jax.vmap(model.scored)(updates)

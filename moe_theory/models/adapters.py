@@ -1,17 +1,30 @@
 """Adapters: the free parameters of an atom, the adapted matrices they make, and the gauge they carry."""
 
 import abc
-from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from moe_theory.errors import InputError
-from moe_theory.models.gates import AbstractGate, general_linear_tangents
+from moe_theory.models.factors import (
+    Activation,
+    Factors,
+    activated,
+    activation_named,
+    balanced,
+    ball,
+    drawn,
+    orbit,
+    product,
+    pulled_back,
+    range_slacks,
+    same_signs,
+    towards,
+)
+from moe_theory.models.gates import AbstractGate
 
 
 class Projections(NamedTuple):
@@ -29,6 +42,16 @@ class LoraAtom(NamedTuple):
     value_left: Float[Array, "*batch d_out r"]
     value_right: Float[Array, "*batch r d"]
 
+    @property
+    def query(self) -> Factors:
+        """(B_Q, A_Q)."""
+        return Factors(self.query_left, self.query_right)
+
+    @property
+    def value(self) -> Factors:
+        """(B_V, A_V)."""
+        return Factors(self.value_left, self.value_right)
+
 
 class SharedAtom(NamedTuple):
     """RepLoRA's free parameters: one pair (B, A) for query and value."""
@@ -36,25 +59,44 @@ class SharedAtom(NamedTuple):
     left: Float[Array, "*batch d r"]
     right: Float[Array, "*batch r d"]
 
+    @property
+    def factors(self) -> Factors:
+        """(B, A)."""
+        return Factors(self.left, self.right)
+
 
 class AbstractAdapter(eqx.Module):
-    """How an atom's free parameters make Delta = (Delta_Q, Delta_V), and which motions of them change nothing."""
+    """How an atom's free parameters make Delta = (Delta_Q, Delta_V), and which motions of them change nothing.
+
+    Attributes:
+        rank: r, of every low-rank product.
+        value_tells_query: whether Delta_V alone determines Delta_Q, so that it is the whole effective coordinate.
+    """
 
     rank: eqx.AbstractVar[int]
-    shared: ClassVar[bool]
+    value_tells_query: eqx.AbstractClassVar[bool]
 
     @abc.abstractmethod
-    def update(self, atom: Any) -> Projections:
-        """Delta_Q, Delta_V of one atom."""
+    def update(self, atom: Any, common: Any, pretrained: Projections) -> Projections:
+        """(Delta_Q, Delta_V) = (W_Q - M_Q, W_V - M_V) of one atom.
+
+        Args:
+            atom: one atom's own parameters.
+            common: what all atoms share, ``MixingMeasure.common``.
+            pretrained: (M_Q, M_V).
+        """
+
+    @abc.abstractmethod
+    def orbit(self, atom: Any) -> Any:
+        """Tangents of the motions known in closed form that keep Delta: the atom's pytree, leading axis how many."""
 
     @abc.abstractmethod
     def gauge(self, atom: Any, gate: AbstractGate) -> Any:
-        """Tangents of the orbit of equivalent atoms: the atom's pytree with a leading axis (gauge dimension).
+        """``orbit`` and what else is known in closed form that this gate cannot see (``gauge.gauge_tangents``)."""
 
-        Args:
-            atom: one atom.
-            gate: the gate that reads the query update; a gate that sees less of it enlarges the orbit.
-        """
+    @abc.abstractmethod
+    def gauge_is_known(self, pretrained: Projections) -> bool:
+        """Whether ``gauge`` is known to be complete for matrices of these shapes, with any gate."""
 
     @abc.abstractmethod
     def balance(self, atom: Any) -> Any:
@@ -65,19 +107,49 @@ class AbstractAdapter(eqx.Module):
         """The member of the atom's orbit whose factors are closest to the reference's."""
 
     @abc.abstractmethod
-    def interior(self, atom: Any, radius: float | Float[Array, ""]) -> Float[Array, " constraints"]:
+    def interior(
+        self, atom: Any, common: Any, pretrained: Projections, radius: float | Float[Array, ""]
+    ) -> Float[Array, " constraints"]:
         """Slacks, positive inside the compact parameter space: 1 - ||Delta||_F^2 / R^2, and the adapter's own."""
 
     @abc.abstractmethod
-    def draw(self, key: Array, shapes: Projections, scale: float) -> Any:
-        """One random atom, || Delta ||_F of the order of ``scale`` (float64, balanced)."""
+    def common_interior(self, common: Any, radius: float | Float[Array, ""]) -> Float[Array, " constraints"]:
+        """Slacks of the common parameters."""
+
+    @abc.abstractmethod
+    def draw(self, key: Array, pretrained: Projections, scale: float) -> Any:
+        """One random atom whose low-rank products have a Frobenius norm of the order of ``scale`` (float64)."""
+
+    @abc.abstractmethod
+    def draw_common(self, key: Array, pretrained: Projections) -> Any:
+        """Random common parameters; ``()`` where there are none."""
 
     @abc.abstractmethod
     def check(self, pretrained: Projections) -> None:
         """Raise InputError where this adapter cannot act on these pre-trained matrices."""
 
+    @abc.abstractmethod
+    def check_atoms(self, atoms: Any, common: Any, pretrained: Projections) -> None:
+        """Raise InputError where Delta does not exist for one of these atoms; silent while they are traced."""
 
-def _check_rank(rank: int, pretrained: Projections) -> None:
+
+class AbstractPlainAdapter(AbstractAdapter):
+    """An adapter without common parameters, defined for all factors."""
+
+    def common_interior(self, common: Any, radius: float | Float[Array, ""]) -> Float[Array, " constraints"]:
+        """No common parameters, no slacks."""
+        return jnp.zeros(0, jnp.float64)
+
+    def draw_common(self, key: Array, pretrained: Projections) -> Any:
+        """None, ``()``."""
+        return ()
+
+    def check_atoms(self, atoms: Any, common: Any, pretrained: Projections) -> None:
+        """Every atom is good."""
+
+
+def check_rank(rank: int, pretrained: Projections) -> None:
+    """Raise InputError unless 1 <= r <= every dimension of the adapted matrices."""
     smallest = min(*pretrained.query.shape[-2:], *pretrained.value.shape[-2:])
     if not 1 <= rank <= smallest:
         raise InputError(
@@ -85,200 +157,222 @@ def _check_rank(rank: int, pretrained: Projections) -> None:
         )
 
 
-def _balanced_factors(key: Array, rows: int, columns: int, rank: int, scale: float) -> tuple[Array, Array]:
-    """Gaussian factors with E ||B A||_F^2 = scale^2 and equal norms."""
-    key_left, key_right = jax.random.split(key)
-    size = np.sqrt(scale / np.sqrt(rank))
-    left = jax.random.normal(key_left, (rows, rank), dtype=jnp.float64) * (size / np.sqrt(rows))
-    right = jax.random.normal(key_right, (rank, columns), dtype=jnp.float64) * (size / np.sqrt(columns))
-    return left, right
+def check_equal_shapes(name: str, pretrained: Projections) -> None:
+    """Raise InputError unless query and value matrices have one shape."""
+    if pretrained.query.shape[-2:] != pretrained.value.shape[-2:]:
+        raise InputError(
+            f"{name} shares one pair (B, A) between query and value, so both matrices need one shape; got "
+            f"{pretrained.query.shape[-2:]} and {pretrained.value.shape[-2:]}: use LoRA, or equal shapes"
+        )
 
 
-def _equal_sizes(left: Array, right: Array) -> tuple[Array, Array]:
-    """Scale column i of B and row i of A, oppositely, to the same largest entry."""
-    left_size, right_size = jnp.max(jnp.abs(left), axis=0), jnp.max(jnp.abs(right), axis=1)
-    usable = (left_size > 0) & (right_size > 0)
-    ratio = jnp.where(usable, right_size, 1.0) / jnp.where(usable, left_size, 1.0)
-    scale = jnp.sqrt(ratio)
-    return left * scale[None, :], right / scale[:, None]
+def _joined(query: tuple[Array, Array], value: tuple[Array, Array]) -> LoraAtom:
+    """Tangents of two products that move one at a time."""
+    before, after = query[0].shape[0], value[0].shape[0]
+    at_query = [jnp.pad(tangent, ((0, after), (0, 0), (0, 0))) for tangent in query]
+    at_value = [jnp.pad(tangent, ((before, 0), (0, 0), (0, 0))) for tangent in value]
+    return LoraAtom(*at_query, *at_value)
 
 
-def _same_signs(left: Array, right: Array, reference: Array) -> tuple[Array, Array]:
-    """Flip column i of B and row i of A together where that brings B closer to the reference."""
-    sign = jnp.where(jnp.sum(left * reference, axis=0) < 0, -1.0, 1.0)
-    return left * sign[None, :], right * sign[:, None]
+class Lora(AbstractPlainAdapter):
+    """LoRA: W_Q = M_Q + B_Q A_Q, W_V = M_V + B_V A_V with separate factors (2106.09685).
 
-
-def _towards(left: Array, right: Array, reference: tuple[Array, Array]) -> tuple[Array, Array]:
-    """The member (B S, S^-1 A) of a product's orbit that shares the reference's better-matching factor.
-
-    Two atoms of one cell may differ by order one in A while they share B (or the reverse); in the gauge where the
-    shared factors coincide the product is linear in the other ones. Where neither matches within half its size,
-    only signs are chosen.
+    With an activation the factors are generated as RepLoRA's are, act(B_Q) act(A_Q) and act(B_V) act(A_V), but not
+    shared: the model in which only the sharing differs.
     """
-    by_left = jnp.linalg.pinv(left) @ reference[0]
-    by_right = right @ jnp.linalg.pinv(reference[1])
-    miss_left = jnp.linalg.norm(left @ by_left - reference[0]) / jnp.linalg.norm(reference[0])
-    miss_right = jnp.linalg.norm(right - by_right @ reference[1]) / jnp.linalg.norm(right)
-    turn = jnp.where(miss_left < miss_right, by_left, by_right)
-    turned = left @ turn, jnp.linalg.pinv(turn) @ right
-    signed = _same_signs(left, right, reference[0])
-    close = jnp.minimum(miss_left, miss_right) < 0.5
-    return jnp.where(close, turned[0], signed[0]), jnp.where(close, turned[1], signed[1])
 
+    rank: int = eqx.field(static=True)
+    activation: str = eqx.field(static=True, default="identity")
+    value_tells_query: ClassVar[bool] = False
 
-def _ball(delta: Float[Array, "rows columns"], radius: float | Float[Array, ""]) -> Float[Array, "1"]:
-    return 1.0 - jnp.sum(delta**2, keepdims=True).reshape(1) / radius**2
+    def __check_init__(self):
+        activation_named(self.activation)
 
+    @property
+    def act(self) -> Activation:
+        """The activation's functions."""
+        return activation_named(self.activation)
 
-class Lora(AbstractAdapter):
-    """LoRA: W_Q = M_Q + B_Q A_Q, W_V = M_V + B_V A_V with separate factors (2106.09685)."""
+    def update(self, atom: LoraAtom, common: Any, pretrained: Projections) -> Projections:
+        """(act(B_Q) act(A_Q), act(B_V) act(A_V))."""
+        return Projections(product(self.act, atom.query), product(self.act, atom.value))
 
-    rank: int
-    shared: ClassVar[bool] = False
-
-    def update(self, atom: LoraAtom) -> Projections:
-        """(B_Q A_Q, B_V A_V)."""
-        return Projections(atom.query_left @ atom.query_right, atom.value_left @ atom.value_right)
+    def orbit(self, atom: LoraAtom) -> LoraAtom:
+        """GL(r) of each product."""
+        return _joined(orbit(self.act, atom.query), orbit(self.act, atom.value))
 
     def gauge(self, atom: LoraAtom, gate: AbstractGate) -> LoraAtom:
         """The orbit of the query product under the gate's symmetries, and GL(r) for the value product."""
-        query = gate.product_symmetries(atom.query_left, atom.query_right)
-        value = general_linear_tangents(atom.value_left, atom.value_right)
-        at_query = [_padded(tangent, 0, value[0].shape[0]) for tangent in query]
-        at_value = [_padded(tangent, query[0].shape[0], 0) for tangent in value]
-        return LoraAtom(*at_query, *at_value)
+        seen = gate.product_symmetries(*activated(self.act, atom.query))
+        return _joined(pulled_back(self.act, atom.query, seen), orbit(self.act, atom.value))
+
+    def gauge_is_known(self, pretrained: Projections) -> bool:
+        """At rank one with a query matrix that is not tall; otherwise it takes a count."""
+        q, d = pretrained.query.shape[-2:]
+        return self.rank == 1 and q <= d + 1
 
     def balance(self, atom: LoraAtom) -> LoraAtom:
         """Equal largest entries in the two factors of each product."""
-        query = _equal_sizes(atom.query_left, atom.query_right)
-        return LoraAtom(*query, *_equal_sizes(atom.value_left, atom.value_right))
+        return LoraAtom(*balanced(self.act, atom.query), *balanced(self.act, atom.value))
 
     def aligned(self, atom: LoraAtom, reference: LoraAtom) -> LoraAtom:
-        """Each product in the gauge that shares a factor with the reference's."""
-        query = _towards(atom.query_left, atom.query_right, (reference.query_left, reference.query_right))
-        value = _towards(atom.value_left, atom.value_right, (reference.value_left, reference.value_right))
-        return LoraAtom(*query, *value)
+        """Each product in the gauge that shares a factor with the reference's; only signs with an activation."""
+        if self.activation == "identity":
+            return LoraAtom(*towards(atom.query, reference.query), *towards(atom.value, reference.value))
+        query = same_signs(self.act, atom.query, reference.query)
+        return LoraAtom(*query, *same_signs(self.act, atom.value, reference.value))
 
-    def interior(self, atom: LoraAtom, radius: float | Float[Array, ""]) -> Float[Array, " constraints"]:
-        """A ball for each of Delta_Q and Delta_V."""
-        delta = self.update(atom)
-        return jnp.concatenate([_ball(delta.query, radius), _ball(delta.value, radius)])
+    def interior(
+        self, atom: LoraAtom, common: Any, pretrained: Projections, radius: float | Float[Array, ""]
+    ) -> Float[Array, " constraints"]:
+        """A ball for each of Delta_Q and Delta_V; for a bounded activation also every entry inside its range."""
+        delta = self.update(atom, common, pretrained)
+        ranges = [range_slacks(self.act, self.rank, matrix) for matrix in delta]
+        return jnp.concatenate([ball(delta.query, radius), ball(delta.value, radius), *ranges])
 
-    def draw(self, key: Array, shapes: Projections, scale: float) -> LoraAtom:
-        """Independent Gaussian factors for query and value."""
-        key_query, key_value = jax.random.split(key)
-        query = _balanced_factors(key_query, shapes.query.shape[0], shapes.query.shape[1], self.rank, scale)
-        value = _balanced_factors(key_value, shapes.value.shape[0], shapes.value.shape[1], self.rank, scale)
+    def draw(self, key: Array, pretrained: Projections, scale: float) -> LoraAtom:
+        """Independent factors for query and value."""
+        keys = jax.random.split(key)
+        query, value = (
+            drawn(self.act, own, (matrix.shape[-2], matrix.shape[-1]), self.rank, scale)
+            for own, matrix in zip(keys, pretrained, strict=True)
+        )
         return LoraAtom(*query, *value)
 
     def check(self, pretrained: Projections) -> None:
         """The rank must fit both projections."""
-        _check_rank(self.rank, pretrained)
+        check_rank(self.rank, pretrained)
 
 
-def _padded(tangent: Array, before: int, after: int) -> Array:
-    """Zero tangents in front and behind: the other product does not move."""
-    return jnp.pad(tangent, ((before, after), (0, 0), (0, 0)))
-
-
-class Activation(NamedTuple):
-    """An elementwise activation with what the parameter space needs to know of it.
-
-    ``lowest`` and ``highest`` bound the entries of act(B) act(A) per unit of rank; the compact parameter space keeps
-    a margin of a tenth of the range from bounds that finite factors only approach.
-    """
-
-    apply: Callable[[Array], Array]
-    inverse: Callable[[Array], Array]
-    derivative: Callable[[Array], Array]
-    lowest: float
-    highest: float
-
-
-def _logit(y: Array) -> Array:
-    return jnp.log(y) - jnp.log1p(-y)
-
-
-ACTIVATIONS = {
-    "identity": Activation(lambda x: x, lambda y: y, jnp.ones_like, -np.inf, np.inf),
-    "tanh": Activation(jnp.tanh, jnp.arctanh, lambda x: 1.0 / jnp.cosh(x) ** 2, -1.0, 1.0),
-    "sigmoid": Activation(jax.nn.sigmoid, _logit, lambda x: jax.nn.sigmoid(x) * jax.nn.sigmoid(-x), 0.0, 1.0),
-}
-
-
-class RepLora(AbstractAdapter):
+class RepLora(AbstractPlainAdapter):
     """RepLoRA: W_Q = M_Q + act(B) act(A) and W_V = M_V + act(B) act(A) with one shared pair (B, A) (2502.03044).
 
     With the identity it is the linear variant. The gauge is GL(r) on (act(B), act(A)), pulled back through act.
     """
 
-    rank: int
+    rank: int = eqx.field(static=True)
     activation: str = eqx.field(static=True, default="identity")
-    shared: ClassVar[bool] = True
+    value_tells_query: ClassVar[bool] = True
 
     def __check_init__(self):
-        if self.activation not in ACTIVATIONS:
-            raise InputError(f"unknown activation {self.activation!r}: choose one of {', '.join(ACTIVATIONS)}")
+        activation_named(self.activation)
 
     @property
     def act(self) -> Activation:
         """The activation's functions."""
-        return ACTIVATIONS[self.activation]
+        return activation_named(self.activation)
 
-    def update(self, atom: SharedAtom) -> Projections:
+    def update(self, atom: SharedAtom, common: Any, pretrained: Projections) -> Projections:
         """(act(B) act(A), act(B) act(A))."""
-        delta = self.act.apply(atom.left) @ self.act.apply(atom.right)
+        delta = product(self.act, atom.factors)
         return Projections(delta, delta)
 
+    def orbit(self, atom: SharedAtom) -> SharedAtom:
+        """GL(r) on the activated factors."""
+        return SharedAtom(*orbit(self.act, atom.factors))
+
     def gauge(self, atom: SharedAtom, gate: AbstractGate) -> SharedAtom:
-        """GL(r) on the activated factors; the value sees Delta itself, so the gate adds nothing."""
-        tangents = general_linear_tangents(self.act.apply(atom.left), self.act.apply(atom.right))
-        return SharedAtom(
-            tangents[0] / self.act.derivative(atom.left)[None], tangents[1] / self.act.derivative(atom.right)[None]
-        )
+        """GL(r); the value sees Delta itself, so no gate adds to it."""
+        return self.orbit(atom)
+
+    def gauge_is_known(self, pretrained: Projections) -> bool:
+        """Always: the product has no other symmetry."""
+        return True
 
     def balance(self, atom: SharedAtom) -> SharedAtom:
-        """Equal largest entries in act(B) and act(A), which keeps both inside the activation's range."""
-        left, right = _equal_sizes(self.act.apply(atom.left), self.act.apply(atom.right))
-        return SharedAtom(self.act.inverse(left), self.act.inverse(right))
+        """Equal largest entries in act(B) and act(A)."""
+        return SharedAtom(*balanced(self.act, atom.factors))
 
     def aligned(self, atom: SharedAtom, reference: SharedAtom) -> SharedAtom:
-        """Signs of the activated factors chosen towards the reference's, where the activation is odd."""
-        if self.act.lowest == 0.0:
-            return atom
-        left, right = self.act.apply(atom.left), self.act.apply(atom.right)
-        signed = _same_signs(left, right, self.act.apply(reference.left))
-        return SharedAtom(self.act.inverse(signed[0]), self.act.inverse(signed[1]))
+        """Signs of the factors chosen towards the reference's, where the activation is odd."""
+        return SharedAtom(*same_signs(self.act, atom.factors, reference.factors))
 
-    def interior(self, atom: SharedAtom, radius: float | Float[Array, ""]) -> Float[Array, " constraints"]:
+    def interior(
+        self, atom: SharedAtom, common: Any, pretrained: Projections, radius: float | Float[Array, ""]
+    ) -> Float[Array, " constraints"]:
         """A ball for Delta; for a bounded activation also every entry of Delta inside 90 % of its range."""
-        delta = self.update(atom).value
-        slacks = _ball(delta, radius)
-        if np.isinf(self.act.highest):
-            return slacks
-        highest = 0.9 * self.act.highest * self.rank
-        lowest = 0.9 * self.act.lowest * self.rank + (0.02 if self.act.lowest == 0.0 else 0.0)
-        entries = (delta - lowest) * (highest - delta) / (0.5 * (highest - lowest)) ** 2
-        return jnp.concatenate([slacks, entries.reshape(-1)])
+        delta = self.update(atom, common, pretrained).value
+        return jnp.concatenate([ball(delta, radius), range_slacks(self.act, self.rank, delta)])
 
-    def draw(self, key: Array, shapes: Projections, scale: float) -> SharedAtom:
-        """Gaussian factors; for a bounded activation their activated entries are drawn uniform inside its range."""
-        rows, columns = shapes.value.shape
-        if np.isinf(self.act.highest):
-            return SharedAtom(*_balanced_factors(key, rows, columns, self.rank, scale))
-        key_left, key_right = jax.random.split(key)
-        size = min(0.8, float(np.sqrt(scale / np.sqrt(rows * columns))) * 1.3)
-        low = size * self.act.lowest + (0.2 if self.act.lowest == 0.0 else 0.0)
-        left = jax.random.uniform(key_left, (rows, self.rank), jnp.float64, low, size * self.act.highest)
-        right = jax.random.uniform(key_right, (self.rank, columns), jnp.float64, low, size * self.act.highest)
-        return SharedAtom(self.act.inverse(left), self.act.inverse(right))
+    def draw(self, key: Array, pretrained: Projections, scale: float) -> SharedAtom:
+        """One pair of factors."""
+        rows, columns = pretrained.value.shape[-2:]
+        return SharedAtom(*drawn(self.act, key, (rows, columns), self.rank, scale))
 
     def check(self, pretrained: Projections) -> None:
         """The rank must fit, and sharing needs query and value matrices of one shape."""
-        _check_rank(self.rank, pretrained)
-        if pretrained.query.shape[-2:] != pretrained.value.shape[-2:]:
-            raise InputError(
-                "RepLoRA shares one pair (B, A) between query and value, so both matrices need one shape; got "
-                f"{pretrained.query.shape[-2:]} and {pretrained.value.shape[-2:]}: use LoRA, or equal shapes"
-            )
+        check_rank(self.rank, pretrained)
+        check_equal_shapes("RepLoRA", pretrained)
+
+
+class Dial(AbstractPlainAdapter):
+    """Partly shared updates: Delta_Q = B A, Delta_V = eta B A + (1 - eta) B_V A_V with 0 <= eta < 1.
+
+    eta = 0 is LoRA (the atom has LoRA's fields); eta -> 1 tends to RepLoRA. For every eta < 1 the own part can be
+    split: B_V (A_V + Z) and B_V (A_V - Z) with equal B A leave f_G exactly as it is, so the slow law holds for every
+    eta < 1, on a scale of (1 - eta) R; eta = 1 alone is free of it. For 0 < eta the value sees all of B A that an
+    own part of rank r cannot make up for, so the gauge is GL(r) x GL(r) for both gates. Source: our derivation.
+
+    Attributes:
+        rank: r, of both products.
+        eta: the share of the query's update in the value's.
+
+    Raises:
+        InputError: if eta lies outside [0, 1).
+    """
+
+    rank: int = eqx.field(static=True)
+    eta: float = eqx.field(static=True)
+    value_tells_query: ClassVar[bool] = False
+
+    def __check_init__(self):
+        if not 0.0 <= self.eta < 1.0:
+            raise InputError(f"eta must lie in [0, 1), got {self.eta}: for eta = 1 use RepLora")
+
+    @property
+    def lora(self) -> Lora:
+        """The two products."""
+        return Lora(self.rank)
+
+    def update(self, atom: LoraAtom, common: Any, pretrained: Projections) -> Projections:
+        """(B A, eta B A + (1 - eta) B_V A_V)."""
+        products = self.lora.update(atom, common, pretrained)
+        if self.eta == 0.0:
+            return products
+        return Projections(products.query, self.eta * products.query + (1.0 - self.eta) * products.value)
+
+    def orbit(self, atom: LoraAtom) -> LoraAtom:
+        """GL(r) of each product."""
+        return self.lora.orbit(atom)
+
+    def gauge(self, atom: LoraAtom, gate: AbstractGate) -> LoraAtom:
+        """GL(r) of each product; LoRA's for eta = 0."""
+        return self.lora.gauge(atom, gate) if self.eta == 0.0 else self.lora.orbit(atom)
+
+    def gauge_is_known(self, pretrained: Projections) -> bool:
+        """As for LoRA."""
+        return self.lora.gauge_is_known(pretrained)
+
+    def balance(self, atom: LoraAtom) -> LoraAtom:
+        """Each product balanced."""
+        return self.lora.balance(atom)
+
+    def aligned(self, atom: LoraAtom, reference: LoraAtom) -> LoraAtom:
+        """Each product aligned."""
+        return self.lora.aligned(atom, reference)
+
+    def interior(
+        self, atom: LoraAtom, common: Any, pretrained: Projections, radius: float | Float[Array, ""]
+    ) -> Float[Array, " constraints"]:
+        """A ball for each product, so that Delta_V, an average of both, lies in the ball too."""
+        return self.lora.interior(atom, common, pretrained, radius)
+
+    def draw(self, key: Array, pretrained: Projections, scale: float) -> LoraAtom:
+        """Independent factors for both products."""
+        return self.lora.draw(key, pretrained, scale)
+
+    def check(self, pretrained: Projections) -> None:
+        """As LoRA; a share in common needs query and value matrices of one shape."""
+        check_rank(self.rank, pretrained)
+        if self.eta > 0.0:
+            check_equal_shapes("Dial", pretrained)

@@ -12,10 +12,12 @@ class MixingMeasure(eqx.Module):
     Attributes:
         log_weights: c, shape (k,). With a frozen atom c is relative to it; without one only differences matter.
         atoms: the thetas, a pytree whose leaves have a leading axis k.
+        common: parameters that all atoms share, a pytree without the axis k; most adapters have none, ``()``.
     """
 
     log_weights: Float[Array, "*batch k"]
     atoms: Any
+    common: Any = ()
 
     @property
     def k(self) -> int:

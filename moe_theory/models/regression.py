@@ -11,6 +11,7 @@ from moe_theory.errors import InputError
 from moe_theory.models.adapters import AbstractAdapter, Projections
 from moe_theory.models.experts import AbstractExpert
 from moe_theory.models.gates import AbstractGate
+from moe_theory.models.gauge import gauge_tangents
 from moe_theory.models.measure import MixingMeasure
 
 
@@ -86,9 +87,13 @@ class RegressionModel(eqx.Module):
         if not isinstance(self.frozen, FrozenAtoms):
             raise InputError("frozen must be FrozenAtoms: use frozen_pretrained(pretrained, count)")
 
-    def adapted(self, atom: Any) -> Projections:
+    def update(self, atom: Any, common: Any = ()) -> Projections:
+        """(Delta_Q, Delta_V) of one atom."""
+        return self.adapter.update(atom, common, self.pretrained)
+
+    def adapted(self, atom: Any, common: Any = ()) -> Projections:
         """(W_Q, W_V) = (M_Q + Delta_Q, M_V + Delta_V) of one atom."""
-        return self._with_update(self.adapter.update(atom))
+        return self._with_update(self.update(atom, common))
 
     def _with_update(self, delta: Projections) -> Projections:
         return Projections(self.pretrained.query + delta.query, self.pretrained.value + delta.value)
@@ -99,9 +104,13 @@ class RegressionModel(eqx.Module):
         Args:
             measure: the free atoms, k of them.
             x: one input, shape (d,).
+
+        Raises:
+            InputError: where an adapted matrix does not exist (a column of norm 0 that is to be normalised).
         """
+        self.adapter.check_atoms(measure.atoms, measure.common, self.pretrained)
         frozen = jax.vmap(self._with_update)(self.frozen.updates)
-        free = jax.vmap(self.adapted)(measure.atoms)
+        free = jax.vmap(self.adapted, (0, None))(measure.atoms, measure.common)
         matrices = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), free, frozen)
         log_weights = jnp.concatenate([measure.log_weights, self.frozen.log_weights])
         scores = jax.vmap(self.gate.score, (0, None))(matrices.query, x)
@@ -110,7 +119,7 @@ class RegressionModel(eqx.Module):
 
     def coefficients(self, measure: MixingMeasure) -> Coefficients:
         """The free atoms as coefficients of the design's features."""
-        matrices = jax.vmap(self.adapted)(measure.atoms)
+        matrices = jax.vmap(self.adapted, (0, None))(measure.atoms, measure.common)
         return Coefficients(
             measure.log_weights,
             jax.vmap(self.gate.coefficients)(matrices.query),
@@ -127,17 +136,29 @@ class RegressionModel(eqx.Module):
         ones = jnp.ones((support.shape[0], 1), score.dtype)
         return Design(jnp.concatenate([ones, score], axis=1), output, logits, outputs)
 
-    def gauge(self, atom: Any) -> Any:
+    def gauge(self, atom: Any, common: Any = ()) -> Any:
         """Tangents, at one atom, of the motions that leave f_G unchanged (leading axis: gauge dimension)."""
-        return self.adapter.gauge(atom, self.gate)
+        known, complete = self.adapter.gauge(atom, self.gate), self.adapter.gauge_is_known(self.pretrained)
+        return gauge_tangents(self, known, complete, atom, common)
+
+    def seen(self, atom: Any, common: Any = ()) -> Float[Array, " coordinates"]:
+        """All that f_G sees of an atom beside its weight: the gate's coefficients of W_Q, and Delta_V."""
+        delta = self.update(atom, common)
+        return jnp.concatenate([self.scored(delta), delta.value.reshape(-1)])
+
+    def draw(self, key: Array, scale: float = 1.0) -> tuple[Any, Any]:
+        """A random atom and random common parameters."""
+        key_atom, key_common = jax.random.split(key)
+        atom = self.adapter.draw(key_atom, self.pretrained, scale)
+        return atom, self.adapter.draw_common(key_common, self.pretrained)
 
     def effective(self, delta: Projections) -> Projections:
         """What acts of an update, free of every gauge, as a query and a value vector (theory section 2).
 
-        Shared adapters: Delta itself, identified through the value, so the query block repeats nothing and is empty.
-        Otherwise: the gate's coefficients of M_Q + Delta_Q, and Delta_V.
+        The gate's coefficients of M_Q + Delta_Q, and Delta_V. Where Delta_V alone determines Delta_Q it is identified
+        through the value, so the query block would repeat it and is empty.
         """
-        if self.adapter.shared:
+        if self.adapter.value_tells_query:
             return Projections(jnp.zeros(0, delta.value.dtype), delta.value.reshape(-1))
         return Projections(self.scored(delta), delta.value.reshape(-1))
 

@@ -59,7 +59,7 @@ class Points(NamedTuple):
 
 def effective_points(model: RegressionModel, measure: MixingMeasure) -> Points:
     """Atoms in effective coordinates: what acts of an update, free of every gauge (theory section 2)."""
-    query, value = jax.vmap(model.effective)(jax.vmap(model.adapter.update)(measure.atoms))
+    query, value = jax.vmap(model.effective)(jax.vmap(model.update, (0, None))(measure.atoms, measure.common))
     return Points(query, value, jnp.exp(measure.log_weights))
 
 

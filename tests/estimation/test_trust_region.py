@@ -222,7 +222,7 @@ def effective_error(case, z):
     model = case.chart.model
 
     def points(atoms):
-        return np.asarray(jax.vmap(lambda a: jnp.concatenate(model.effective(model.adapter.update(a))))(atoms))
+        return np.asarray(jax.vmap(lambda a: jnp.concatenate(model.effective(model.update(a))))(atoms))
 
     measure = case.chart.measure(z)
     found, true = points(measure.atoms), points(case.truth.atoms)
