@@ -81,8 +81,7 @@ class Chart(eqx.Module):
 
     def slacks(self, z: Float[Array, " z"]) -> Float[Array, " constraints"]:
         """Positive inside Theta: v_i (k of them), 1 - sum w / W, then each atom's own (balls first)."""
-        model, radius = self.model, self.space.radius
-        interior = jax.vmap(lambda atom: model.adapter.interior(atom, (), model.pretrained, radius))(self.atoms(z))
+        interior = jax.vmap(lambda atom: self.model.interior(atom, (), self.space.radius))(self.atoms(z))
         cap = 1.0 - jnp.sum(self.weights(z), keepdims=True) / self.space.weight_cap
         return jnp.concatenate([z[: self.k], cap, interior.reshape(-1)])
 

@@ -1,7 +1,7 @@
 """Adapters: the free parameters of an atom, the adapted matrices they make, and the gauge they carry."""
 
 import abc
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -66,15 +66,12 @@ class SharedAtom(NamedTuple):
 
 
 class AbstractAdapter(eqx.Module):
-    """How an atom's free parameters make Delta = (Delta_Q, Delta_V), and which motions of them change nothing.
+    """How an atom's free parameters make Delta = (Delta_Q, Delta_V), and which motions of them change nothing."""
 
-    Attributes:
-        rank: r, of every low-rank product.
-        value_tells_query: whether Delta_V alone determines Delta_Q, so that it is the whole effective coordinate.
-    """
-
-    rank: eqx.AbstractVar[int]
-    value_tells_query: eqx.AbstractClassVar[bool]
+    @property
+    @abc.abstractmethod
+    def value_tells_query(self) -> bool:
+        """Whether Delta_V alone determines Delta_Q, so that it is the whole effective coordinate."""
 
     @abc.abstractmethod
     def update(self, atom: Any, common: Any, pretrained: Projections) -> Projections:
@@ -183,7 +180,11 @@ class Lora(AbstractPlainAdapter):
 
     rank: int = eqx.field(static=True)
     activation: str = eqx.field(static=True, default="identity")
-    value_tells_query: ClassVar[bool] = False
+
+    @property
+    def value_tells_query(self) -> bool:
+        """Each has a product of its own."""
+        return False
 
     def __check_init__(self):
         activation_named(self.activation)
@@ -252,7 +253,11 @@ class RepLora(AbstractPlainAdapter):
 
     rank: int = eqx.field(static=True)
     activation: str = eqx.field(static=True, default="identity")
-    value_tells_query: ClassVar[bool] = True
+
+    @property
+    def value_tells_query(self) -> bool:
+        """They are equal."""
+        return True
 
     def __check_init__(self):
         activation_named(self.activation)
@@ -323,7 +328,11 @@ class Dial(AbstractPlainAdapter):
 
     rank: int = eqx.field(static=True)
     eta: float = eqx.field(static=True)
-    value_tells_query: ClassVar[bool] = False
+
+    @property
+    def value_tells_query(self) -> bool:
+        """Each has a product of its own."""
+        return False
 
     def __check_init__(self):
         if not 0.0 <= self.eta < 1.0:

@@ -30,11 +30,12 @@ order, and the radial motions that could make up for it leave the rank-r set as 
 order, with a curvature that fades as 1 / tau next to the first-order motion m h / (|n| + tau).
 """
 
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from moe_theory.errors import InputError
@@ -122,13 +123,17 @@ class WeightDecomposed(AbstractAdapter):
     inner: Lora | RepLora
     magnitudes: Magnitudes = eqx.field(static=True)
     tau: float | Literal["free"] = eqx.field(static=True)
-    value_tells_query: ClassVar[bool] = False
 
     def __check_init__(self):
         if self.magnitudes not in ("fixed", "global", "free"):
             raise InputError(f"unknown magnitudes {self.magnitudes!r}: choose one of fixed, global, free")
         if self.tau != "free" and not 0.0 <= self.tau < float("inf"):
             raise InputError(f"tau must be 0, a positive number or 'free', got {self.tau!r}")
+
+    @property
+    def value_tells_query(self) -> bool:
+        """Magnitudes or normalisation differ, even where the low-rank product is shared."""
+        return False
 
     @property
     def rank(self) -> int:
@@ -251,7 +256,7 @@ def _drawn_gains(key: Array, pretrained: Projections) -> Gains:
 
 
 def _traced(tree: Any) -> bool:
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def dora(rank: int, magnitudes: Magnitudes = "free", tau: float | Literal["free"] = 0.0) -> WeightDecomposed:

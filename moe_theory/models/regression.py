@@ -23,13 +23,13 @@ class FrozenAtoms(eqx.Module):
         updates: their Delta, leaves of shape (f, ., d).
     """
 
-    log_weights: Float[Array, " f"]
+    log_weights: Float[Array, "*heads f"]
     updates: Projections
 
     @property
     def count(self) -> int:
         """Number of frozen atoms; 0 for the un-anchored model."""
-        return self.log_weights.shape[0]
+        return self.log_weights.shape[-1]
 
 
 def frozen_pretrained(pretrained: Projections, count: int = 1) -> FrozenAtoms:
@@ -145,6 +145,10 @@ class RegressionModel(eqx.Module):
         """All that f_G sees of an atom beside its weight: the gate's coefficients of W_Q, and Delta_V."""
         delta = self.update(atom, common)
         return jnp.concatenate([self.scored(delta), delta.value.reshape(-1)])
+
+    def interior(self, atom: Any, common: Any, radius: float | Float[Array, ""]) -> Float[Array, " constraints"]:
+        """Slacks of one atom, positive inside the compact parameter space."""
+        return self.adapter.interior(atom, common, self.pretrained, radius)
 
     def draw(self, key: Array, scale: float = 1.0) -> tuple[Any, Any]:
         """A random atom and random common parameters."""

@@ -12,6 +12,10 @@ are taken relative to the weight that the frozen cells hold. ``losses(..., ancho
 without frozen cells, so that the difference can be shown. Source: theory section 3; the frozen cells are our
 derivation. Without a frozen atom the common scale of the weights is divided out by the scale a = w*_j / w(V_j) that
 minimises the loss (the loss is piecewise linear and convex in a, so its minimum is at one of these).
+
+Hierarchical models: with separate atoms the loss is the sum over heads (heads are known and not permuted); atoms that
+all heads share are one set of points, phi all heads' coordinates together, and have one loss. Where such atoms have a
+log-weight per head, it is the mean over heads of the losses with that head's weights and the common cells.
 """
 
 from typing import NamedTuple
@@ -20,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from moe_theory.models.hierarchy import HierarchicalModel
 from moe_theory.models.measure import MixingMeasure
 from moe_theory.models.regression import RegressionModel
 
@@ -54,11 +59,14 @@ class Points(NamedTuple):
 
     query: Float[Array, "k q"]
     value: Float[Array, "k v"]
-    weights: Float[Array, " k"]
+    weights: Float[Array, "*heads k"]
 
 
-def effective_points(model: RegressionModel, measure: MixingMeasure) -> Points:
-    """Atoms in effective coordinates: what acts of an update, free of every gauge (theory section 2)."""
+def effective_points(model: RegressionModel | HierarchicalModel, measure: MixingMeasure) -> Points:
+    """Atoms in effective coordinates: what acts of an update, free of every gauge (theory section 2).
+
+    Atoms that several heads share have all heads' coordinates; their weights may have a leading head axis.
+    """
     query, value = jax.vmap(model.effective)(jax.vmap(model.update, (0, None))(measure.atoms, measure.common))
     return Points(query, value, jnp.exp(measure.log_weights))
 
@@ -77,19 +85,76 @@ def frozen_points(model: RegressionModel) -> Points:
 
 
 def effective_losses(
-    model: RegressionModel, fitted: MixingMeasure, truth: MixingMeasure, anchored: bool = True
+    model: RegressionModel | HierarchicalModel, fitted: MixingMeasure, truth: MixingMeasure, anchored: bool = True
 ) -> Losses:
     """Losses in effective coordinates, the ones that verdicts use."""
+    if isinstance(model, HierarchicalModel):
+        return _effective_losses_of_heads(model, fitted, truth, anchored)
     frozen = frozen_points(model) if anchored else jax.tree.map(lambda leaf: leaf[:0], frozen_points(model))
     shift = model.frozen.count == 0
     return losses(effective_points(model, fitted), effective_points(model, truth), frozen, shift)
 
 
-def factor_losses(model: RegressionModel, fitted: MixingMeasure, truth: MixingMeasure) -> Losses:
+def factor_losses(model: RegressionModel | HierarchicalModel, fitted: MixingMeasure, truth: MixingMeasure) -> Losses:
     """Losses in raw factors; frozen atoms have Delta = 0 and no factors of their own, so they get no cell."""
+    if isinstance(model, HierarchicalModel):
+        if not model.shared_atoms:
+            return summed(jax.vmap(factor_losses)(model.heads, fitted, truth))
+        points = factor_points(model.heads, fitted), factor_points(model.heads, truth)
+        none = Points(points[0].query[:0], points[0].value[:0], jnp.zeros((model.count, 0), jnp.float64))
+        return _mean_over_weights(model, *points, none)
     true = factor_points(model, truth)
     none = jax.tree.map(lambda leaf: leaf[:0], true)
     return losses(factor_points(model, fitted), true, none, model.frozen.count == 0)
+
+
+def _effective_losses_of_heads(
+    model: HierarchicalModel, fitted: MixingMeasure, truth: MixingMeasure, anchored: bool
+) -> Losses:
+    if not model.shared_atoms:
+
+        def of_head(head: RegressionModel, own: MixingMeasure, true: MixingMeasure) -> Losses:
+            return effective_losses(head, own, true, anchored)
+
+        return summed(jax.vmap(of_head)(model.heads, fitted, truth))
+    updates = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), model.heads.frozen.updates)
+    frozen = Points(*jax.vmap(model.effective)(updates), jnp.exp(model.heads.frozen.log_weights))
+    if not anchored:
+        frozen = Points(frozen.query[:0], frozen.value[:0], frozen.weights[:, :0])
+    return _mean_over_weights(model, effective_points(model, fitted), effective_points(model, truth), frozen)
+
+
+def _mean_over_weights(model: HierarchicalModel, fitted: Points, true: Points, frozen: Points) -> Losses:
+    """Losses of shared atoms; weights with a leading head axis, or one set for all heads."""
+
+    def of_head(own: Array, target: Array, held: Array) -> Losses:
+        points = (fitted._replace(weights=own), true._replace(weights=target), frozen._replace(weights=held))
+        return losses(*points, model.heads.frozen.count == 0)
+
+    weights = (fitted.weights, true.weights, frozen.weights)
+    each = jax.vmap(of_head, tuple(0 if own.ndim == 2 else None for own in weights))(*weights)
+    means = jax.tree.map(jnp.mean, each._replace(pattern=jnp.zeros(1)))
+    return means._replace(pattern=each.pattern[0])
+
+
+def summed(each: Losses) -> Losses:
+    """Losses of several heads in one: losses add up, atom errors are the root mean square over heads that have one.
+
+    Args:
+        each: leaves of shape (H,). The pattern is the heads' common one, or -1 where they differ.
+    """
+
+    def root_mean_square(leaf: Float[Array, " H"]) -> Float[Array, ""]:
+        known = ~jnp.isnan(leaf)
+        mean = jnp.sum(jnp.where(known, leaf, 0.0) ** 2) / jnp.maximum(jnp.sum(known), 1)
+        return jnp.where(jnp.any(known), jnp.sqrt(mean), jnp.nan)
+
+    totals = {name: jnp.sum(getattr(each, name)) for name in ("d_1", "d_2", "d_12", "weight")}
+    errors = {
+        name: root_mean_square(getattr(each, name)) for name in ("singleton", "overfitted", "frozen", "query", "value")
+    }
+    pattern = jnp.where(jnp.all(each.pattern == each.pattern[0]), each.pattern[0], -1)
+    return Losses(**totals, **errors, pattern=pattern)
 
 
 def losses(fitted: Points, true: Points, frozen: Points, divide_scale: bool) -> Losses:

@@ -374,7 +374,7 @@ def test_lora_alignment_undoes_a_turn(rank):
 
 
 def interior(model, atom, radius=RADIUS):
-    return model.adapter.interior(atom, (), model.pretrained, radius)
+    return model.interior(atom, (), radius)
 
 
 def scaled_update(model, atom, norm):
