@@ -30,7 +30,7 @@ order, and the radial motions that could make up for it leave the rank-r set as 
 order, with a curvature that fades as 1 / tau next to the first-order motion m h / (|n| + tau).
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -56,7 +56,7 @@ DRAWN_TAU = (0.3, 0.7)
 RELATIVE_ZERO = 1e-12
 """A column of N below this part of the pre-trained norm is rounding: its direction means nothing."""
 
-Magnitudes = Literal["fixed", "global", "free"]
+MAGNITUDES = ("fixed", "global", "free")
 
 
 class Gains(NamedTuple):
@@ -121,13 +121,13 @@ class WeightDecomposed(AbstractAdapter):
     """
 
     inner: Lora | RepLora
-    magnitudes: Magnitudes = eqx.field(static=True)
-    tau: float | Literal["free"] = eqx.field(static=True)
+    magnitudes: str = eqx.field(static=True)
+    tau: float | str = eqx.field(static=True)
 
     def __check_init__(self):
-        if self.magnitudes not in ("fixed", "global", "free"):
-            raise InputError(f"unknown magnitudes {self.magnitudes!r}: choose one of fixed, global, free")
-        if self.tau != "free" and not 0.0 <= self.tau < float("inf"):
+        if self.magnitudes not in MAGNITUDES:
+            raise InputError(f"unknown magnitudes {self.magnitudes!r}: choose one of {', '.join(MAGNITUDES)}")
+        if self.tau != "free" and (isinstance(self.tau, str) or not 0.0 <= self.tau < float("inf")):
             raise InputError(f"tau must be 0, a positive number or 'free', got {self.tau!r}")
 
     @property
@@ -259,7 +259,7 @@ def _traced(tree: Any) -> bool:
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
-def dora(rank: int, magnitudes: Magnitudes = "free", tau: float | Literal["free"] = 0.0) -> WeightDecomposed:
+def dora(rank: int, magnitudes: str = "free", tau: float | str = 0.0) -> WeightDecomposed:
     """DoRA: query and value have low-rank products of their own (2402.09353)."""
     return WeightDecomposed(Lora(rank), magnitudes, tau)
 
@@ -267,8 +267,8 @@ def dora(rank: int, magnitudes: Magnitudes = "free", tau: float | Literal["free"
 def doran(
     rank: int,
     activation: str = "tanh",
-    magnitudes: Magnitudes = "global",
-    tau: float | Literal["free"] = "free",
+    magnitudes: str = "global",
+    tau: float | str = "free",
 ) -> WeightDecomposed:
     """DoRAN: one generated product act(B) act(A) for query and value (2510.04331)."""
     return WeightDecomposed(RepLora(rank, activation), magnitudes, tau)

@@ -24,16 +24,13 @@ GATES = ("attention", "gaussian")
 
 ADAPTERS = {
     "lora": lambda rank: Lora(rank),
-    "lora-tanh": lambda rank: Lora(rank, "tanh"),
     "replora": lambda rank: RepLora(rank),
     "replora-sigmoid": lambda rank: RepLora(rank, "sigmoid"),
-    "dial-0": lambda rank: Dial(rank, 0.0),
     "dial": lambda rank: Dial(rank, 0.6),
     "dora-fixed-0": lambda rank: dora(rank, "fixed", 0.0),
     "dora-free-0": lambda rank: dora(rank, "free", 0.0),
     "dora-global-free": lambda rank: dora(rank, "global", "free"),
     "doran-fixed-half": lambda rank: doran(rank, "tanh", "fixed", 0.5),
-    "doran-free-free": lambda rank: doran(rank, "tanh", "free", "free"),
     "doran-global-free": lambda rank: doran(rank, "tanh", "global", "free"),
 }
 """By name: rank -> adapter of D x D matrices."""

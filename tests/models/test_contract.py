@@ -1,4 +1,7 @@
-"""What every system promises: adapter x gate x heads (flat, two with separate atoms, two that share their atoms)."""
+"""What every system promises: adapter x gate x heads (flat, two with separate atoms, two that share their atoms).
+
+Nothing is compiled as a whole here: with so many small shapes single operations are far cheaper.
+"""
 
 import itertools
 
@@ -30,11 +33,12 @@ from tests.models.systems import (
     reference,
 )
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 CASES = [
     *itertools.product(GATES, ADAPTERS, ("flat", "separate")),
     *itertools.product(GATES, HORA, ("shared",)),
 ]
-WITHOUT_ACTIVATION = ("lora", "replora", "dial-0", "dial", "dora-fixed-0", "dora-free-0", "dora-global-free")
 
 
 def reordered(model, measure, order):
@@ -71,9 +75,10 @@ def test_f_shapes_coefficients_and_invariances(gate, adapter, heads):
 def test_losses_vanish_at_the_truth_and_see_neither_order_nor_balance(gate, adapter, heads):
     model = make_model(gate, adapter, heads)
     truth = make_measure(model)
-    losses = jax.jit(
-        lambda fitted: effective_losses(model, fitted, truth), compiler_options={"xla_backend_optimization_level": 0}
-    )
+
+    def losses(fitted):
+        return effective_losses(model, fitted, truth)
+
     at_truth, again = losses(truth), losses(reordered(model, truth, np.array([1, 2, 0])))
     moved = losses(make_measure(model, seed=6))
     for name in ("d_1", "d_2", "d_12", "weight", "singleton"):
@@ -98,7 +103,7 @@ def test_gradients_are_finite_and_those_of_numpy(gate, adapter, heads):
         atoms = jax.tree.map(lambda a, b: jnp.concatenate([a, b], join), atom, rest.atoms)
         return jax.vmap(model.predict, (None, 0))(MixingMeasure(measure.log_weights, atoms, measure.common), x).sum()
 
-    gradient = jax.jit(jax.grad(total), compiler_options={"xla_backend_optimization_level": 0})(first.atoms)
+    gradient = jax.grad(total)(first.atoms)
     whole = MixingMeasure(
         measure.log_weights,
         jax.tree.map(lambda a, b: jnp.concatenate([a, b], join), first.atoms, rest.atoms),
@@ -139,7 +144,7 @@ def expected_dimension(gate, adapter, heads, rank):
     own = adapter.startswith(("lora", "dial", "dora-"))
     linear = (2 if own else 1) * rank**2
     numbers = 10 if gate == "attention" else 14
-    if adapter in ("lora", "lora-tanh", "dial-0"):
+    if adapter == "lora":
         return linear + (rank * (rank - 1) if gate == "attention" else 0)
     if not adapter.startswith("dora-"):
         return linear
