@@ -151,7 +151,7 @@ def reference_head(model, log_weights, atoms, common, x):
         (np.asarray(model.frozen.log_weights)[i], *plain(at(model.frozen.updates, i)))
         for i in range(model.frozen.count)
     ]
-    total, out = 0.0, 0.0
+    total, out = np.zeros(len(x)), np.zeros((len(x), len(base_value)))
     for c, query, value in entries:
         if isinstance(model.gate, AttentionGate):
             key = np.asarray(model.gate.key)
@@ -170,7 +170,7 @@ def reference(model, measure, x, atoms=None):
     if not isinstance(model, HierarchicalModel):
         own = atoms[0] if atoms else [plain(at(measure.atoms, i)) for i in range(measure.k)]
         return reference_head(model, np.asarray(measure.log_weights), own, plain(measure.common), x)
-    total = 0.0
+    total = np.zeros((len(x), model.outputs.shape[1]))
     for h in range(model.count):
         held = measure if model.shared_atoms else at(measure, h)
         weights = np.asarray(measure.log_weights)

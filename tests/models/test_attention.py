@@ -30,7 +30,7 @@ def attention(tokens, heads, adapted):
     value per adapted pair (c, W_Q, W_V): the pooled token, read with these.
     """
     pooled = tokens.sum(axis=0)
-    out = 0.0
+    out = np.zeros((len(tokens), D_OUT))
     for head, extra in zip(heads, adapted, strict=True):
         query, key, value, output = head
         keys, values = tokens @ key.T, tokens @ value.T
@@ -62,13 +62,10 @@ SYSTEMS = {
 
 
 def make_heads(rng):
-    return [
-        AttentionHead(
-            *(jnp.asarray(rng.normal(size=(WIDTH, WIDTH))) for _ in range(3)),
-            jnp.asarray(rng.normal(size=(D_OUT, WIDTH))),
-        )
-        for _ in range(HEADS)
-    ]
+    def draw(rows):
+        return jnp.asarray(rng.normal(size=(rows, WIDTH)))
+
+    return [AttentionHead(draw(WIDTH), draw(WIDTH), draw(WIDTH), draw(D_OUT)) for _ in range(HEADS)]
 
 
 def draw_atoms(adapter, head, seed):

@@ -35,9 +35,18 @@ from tests.models.systems import (
 
 pytestmark = pytest.mark.usefixtures("quick")
 
+SLOW = ("replora", "dora-global-free", "doran-fixed-half", "hora", "hora-heads-only-tanh")
+"""Under the Gaussian gate with several heads these run in the slow tests only; they are the fast ones' next of kin."""
+
+
+def case(gate, adapter, heads):
+    slow = gate == "gaussian" and heads != "flat" and adapter in SLOW
+    return pytest.param(gate, adapter, heads, marks=[pytest.mark.slow] if slow else [])
+
+
 CASES = [
-    *itertools.product(GATES, ADAPTERS, ("flat", "separate")),
-    *itertools.product(GATES, HORA, ("shared",)),
+    *(case(*own) for own in itertools.product(GATES, ADAPTERS, ("flat", "separate"))),
+    *(case(*own) for own in itertools.product(GATES, HORA, ("shared",))),
 ]
 
 
@@ -97,11 +106,13 @@ def test_gradients_are_finite_and_those_of_numpy(gate, adapter, heads):
     measure, x = make_measure(model), inputs(2)
     first = make_measure(model, k=1)
     rest = reordered(model, measure, np.array([1, 2]))
-    join = 1 if heads == "separate" else 0
+    join, points = 1 if heads == "separate" else 0, jnp.asarray(x)
 
     def total(atom):
         atoms = jax.tree.map(lambda a, b: jnp.concatenate([a, b], join), atom, rest.atoms)
-        return jax.vmap(model.predict, (None, 0))(MixingMeasure(measure.log_weights, atoms, measure.common), x).sum()
+        return jax.vmap(model.predict, (None, 0))(
+            MixingMeasure(measure.log_weights, atoms, measure.common), points
+        ).sum()
 
     gradient = jax.grad(total)(first.atoms)
     whole = MixingMeasure(
@@ -115,11 +126,14 @@ def test_gradients_are_finite_and_those_of_numpy(gate, adapter, heads):
         np.testing.assert_allclose(ravel_pytree(own)[0], expected, rtol=1e-9, atol=1e-11)
 
 
-RANK_TWO = [*itertools.product(GATES, [*ADAPTERS], ("flat",)), *itertools.product(GATES, HORA, ("shared",))]
+GAUGES = [
+    pytest.param(*own, rank, marks=[pytest.mark.slow] if rank == 2 and own[1] in SLOW else [])
+    for rank in (1, 2)
+    for own in [*itertools.product(GATES, ADAPTERS, ("flat",)), *itertools.product(GATES, HORA, ("shared",))]
+]
 
 
-@pytest.mark.parametrize("rank", [1, 2])
-@pytest.mark.parametrize(("gate", "adapter", "heads"), RANK_TWO)
+@pytest.mark.parametrize(("gate", "adapter", "heads", "rank"), GAUGES)
 def test_gauge_tangents_are_exactly_what_f_cannot_see(gate, adapter, heads, rank):
     """They span the null space of df / d(atom), for hierarchical models of all heads together."""
     model = make_model(gate, adapter, heads, rank)
@@ -211,6 +225,7 @@ def test_shared_atoms_with_a_weight_for_every_head(gate):
 @pytest.mark.parametrize("gate", GATES)
 def test_separate_heads_losses_are_the_sum_of_the_heads(gate):
     model = make_model(gate, "doran-global-free", "separate")
+    assert isinstance(model, HierarchicalModel)
     one, other = make_measure(model), make_measure(model, seed=6)
     each = [effective_losses(at(model.heads, h), at(other, h), at(one, h)) for h in range(HEADS)]
     found = effective_losses(model, other, one)

@@ -53,6 +53,7 @@ def test_for_large_tau_the_matrix_tends_to_a_scaled_plain_update(adapter):
     for tau in (1e3, 1e6):
         model = make_head("attention", adapter(1, magnitudes="fixed", tau=tau), 0)
         atom, common = model.draw(jax.random.key(0))
+        assert isinstance(model.adapter, WeightDecomposed)
         inner = model.adapter.inner.update(atom.low_rank, (), model.pretrained)
         for base, low_rank, adapted in zip(model.pretrained, inner, model.adapted(atom, common), strict=True):
             norms = np.linalg.norm(base, axis=0)
@@ -109,6 +110,7 @@ def test_free_magnitudes_absorb_every_tau():
     """The same W for another tau: m' = m (||N|| + tau') / (||N|| + tau)."""
     one, two = make_head("attention", dora(1, "free", 0.0), 0), make_head("attention", dora(1, "free", 2.0), 0)
     atom, common = one.draw(jax.random.key(4))
+    assert isinstance(one.adapter, WeightDecomposed)
     inner = one.adapter.inner.update(atom.low_rank, (), one.pretrained)
     gains = [
         (1.0 + gain) * (np.linalg.norm(base + low_rank, axis=0) + 2.0) / np.linalg.norm(base + low_rank, axis=0) - 1.0
