@@ -236,3 +236,16 @@ def test_separate_heads_losses_are_the_sum_of_the_heads(gate):
     patterns = {int(own.pattern) for own in each}
     assert int(found.pattern) == (patterns.pop() if len(patterns) == 1 else -1)
     assert float(factor_losses(model, other, one).d_1) > 0.1
+
+
+@pytest.mark.parametrize(("adapter", "heads"), [("dora-free-0", "flat"), ("hora", "shared")])
+def test_the_gauge_may_be_asked_for_inside_compiled_code(adapter, heads):
+    """The count is taken while tracing, from shapes alone; the tangents span the same space."""
+    model = make_model("attention", adapter, heads, 2)
+    measure = make_measure(model)
+    mapped = jax.jit(jax.vmap(lambda own, atom: own.gauge(atom, measure.common), (None, 0)))
+    inside = flat_tangents(at(mapped(model, measure.atoms), 0))
+    outside = flat_tangents(model.gauge(at(measure.atoms, 0), measure.common))
+    assert inside.shape == outside.shape
+    basis = np.linalg.qr(outside.T)[0]
+    np.testing.assert_allclose(basis @ (basis.T @ inside.T), inside.T, atol=1e-10)
