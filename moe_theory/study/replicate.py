@@ -1,7 +1,7 @@
 """Generate, fit and measure the replications of a sweep: the cells of the store, as they are finished."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,15 +77,15 @@ class Replicator:
         for _ in self.cells([(COMPILE_SIZE, 0, 1)]):
             pass
 
-    def cells(self, gaps: Sequence[Gap]) -> Iterator[tuple[Gap, pd.DataFrame]]:
+    def cells(self, gaps: Iterable[Gap]) -> Iterator[tuple[Gap, pd.DataFrame]]:
         """Fit the gaps and yield (gap, rows) as each is finished.
 
         Args:
-            gaps: cells to compute, as ``Store.missing`` lists them.
+            gaps: cells to compute; each is taken when there is room for its first lane.
         """
         self._owners: list[_Replication] = []
         self._begun = time.monotonic()
-        waiting = {gap: [] for gap in gaps}
+        waiting: dict[Gap, list[_Replication]] = {}
         lanes = self._lanes(gaps, waiting)
         for end in self._pool.run(lanes):
             owner = self._owners[end.owner]
@@ -95,9 +95,10 @@ class Replicator:
                     del waiting[gap]
                     yield gap, self._rows(members)
 
-    def _lanes(self, gaps: Sequence[Gap], waiting: dict[Gap, list[_Replication]]) -> Iterator[Lane]:
+    def _lanes(self, gaps: Iterable[Gap], waiting: dict[Gap, list[_Replication]]) -> Iterator[Lane]:
         for gap in gaps:
             n, first, count = gap
+            waiting[gap] = []
             for number in range(first, first + count):
                 data = draw_statistics(self.setup.values, self.setup.sigma, n, self.sweep.seed, number)
                 starts = self._maker.make(n, self.sweep.seed, number)

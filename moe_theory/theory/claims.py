@@ -157,11 +157,11 @@ CLAIMS: Mapping[str, Claim] = MappingProxyType(
     }
 )  # fmt: skip
 
-HEADLINE: Mapping[str, int] = MappingProxyType(
-    {"replora-linear-exact": 64, "lora-exact": 64, "replora-linear-over": 64, "lora-over": 16}
-)
-"""What `moe-theory reproduce` runs, with its replications per size. LoRA's over-fitted minima cost about four times as
-much as RepLoRA's; `moe-theory run lora-over` takes 64."""
+HEADLINE = (
+    "replora-linear-exact", "replora-tanh-exact", "lora-exact", "replora-linear-over", "replora-linear-over-nofloor",
+    "replora-tanh-over", "replora-sigmoid-over", "lora-over",
+)  # fmt: skip
+"""What `moe-theory reproduce` runs, each at its default sizes and replications."""
 
 
 def claim_named(name: str) -> Claim:
