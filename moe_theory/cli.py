@@ -21,7 +21,7 @@ from moe_theory.study.report import FEWEST, Report, predicted_words, report
 from moe_theory.study.spec import SweepSpec, parse_sizes, revise
 from moe_theory.study.store import Store
 from moe_theory.study.stored import also_stored, holds
-from moe_theory.study.sweep import SMOKE, rows_of, run_claim, sweep_of
+from moe_theory.study.sweep import SMOKE, rows_of, run_claims, sweep_of
 from moe_theory.study.tables import claims_table, verdict_table
 from moe_theory.study.verdict import CERTIFIED_SHARE
 from moe_theory.theory.claims import CLAIMS, HEADLINE, Claim, claim_named
@@ -103,8 +103,9 @@ def run(
     wanted = _accuracies(eps)
     store = Store(results)
     store.check_writable()
+    computed = run_claims(sweeps, store, workers)
     reports = [
-        report(claim, sweep, run_claim(claim, sweep, store, workers), accuracies=wanted) for claim, sweep in sweeps
+        report(claim, sweep, rows, accuracies=wanted) for (claim, sweep), rows in zip(sweeps, computed, strict=True)
     ]
     _print_reports(reports, as_json)
     _demand_certified(reports)
@@ -213,12 +214,9 @@ def reproduce(
     """Run the headline claims, print their verdicts and draw the figures."""
     store = Store(results)
     store.check_writable()
-    judged = []
-    for name, reps in HEADLINE.items():
-        claim = claim_named(name)
-        sweep = _sweep(claim, smoke, None, None if smoke else reps, 0, {}, None)
-        rows = run_claim(claim, sweep, store, workers)
-        judged.append((report(claim, sweep, rows), rows))
+    sweeps = [(claim, _sweep(claim, smoke, None, None, 0, {}, None)) for claim in map(claim_named, HEADLINE)]
+    computed = run_claims(sweeps, store, workers)
+    judged = [(report(claim, sweep, rows), rows) for (claim, sweep), rows in zip(sweeps, computed, strict=True)]
     _print_reports([made for made, _ in judged], False)
     _print_paths(draw_headline(judged, figures), False)
     _demand_certified([made for made, _ in judged])

@@ -32,7 +32,7 @@ from moe_theory.study.figures import draw
 from moe_theory.study.panels import claim_panel
 from moe_theory.study.report import report
 from moe_theory.study.store import Store, load_results
-from moe_theory.study.sweep import SMOKE, run_claim, sweep_of
+from moe_theory.study.sweep import SMOKE, run_claims, sweep_of
 from moe_theory.study.tables import verdict_table
 from moe_theory.theory.claims import claim_named
 
@@ -46,7 +46,7 @@ results = Path(mkdtemp())
 # %%
 claim = claim_named("replora-linear-exact")
 sweep = sweep_of(claim, **SMOKE)
-_ = run_claim(claim, sweep, Store(results), workers=1)
+_ = run_claims([(claim, sweep)], Store(results), workers=1)
 
 # %% [markdown]
 # ## Load

@@ -8,7 +8,7 @@ from typing import Any
 from moe_theory.study.drawing import draw_claims
 from moe_theory.study.report import report
 from moe_theory.study.store import Store
-from moe_theory.study.sweep import SMOKE, run_claim, sweep_of
+from moe_theory.study.sweep import SMOKE, run_claims, sweep_of
 from moe_theory.study.tables import verdict_table
 from moe_theory.theory.claims import claim_named
 
@@ -23,11 +23,10 @@ def main(claims: Sequence[str], sizes: str, replications: int, seed: int, descri
     options = parser.parse_args()
     settings: dict[str, Any] = {"sizes": sizes, "replications": replications}
     store = Store(options.results)
-    drawn = []
-    for claim in map(claim_named, claims):
-        sweep = sweep_of(claim, seed=seed, **(SMOKE if options.smoke else settings))
-        rows = run_claim(claim, sweep, store, options.workers)
-        drawn.append((report(claim, sweep, rows), rows))
+    changes = SMOKE if options.smoke else settings
+    sweeps = [(claim, sweep_of(claim, seed=seed, **changes)) for claim in map(claim_named, claims)]
+    computed = run_claims(sweeps, store, options.workers)
+    drawn = [(report(claim, sweep, rows), rows) for (claim, sweep), rows in zip(sweeps, computed, strict=True)]
     print(verdict_table([made for made, _ in drawn]))
     for path in draw_claims(drawn, options.figures):
         print(path)

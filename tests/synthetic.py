@@ -14,9 +14,13 @@ EXPONENTS = {
     "D_12": -0.5,
     "D_12_lowest": -0.5,
     "D_12_highest": -0.5,
+    "D_12_confidence_lowest": -0.5,
+    "D_12_confidence_highest": -0.5,
     "singleton_error": -0.5,
     "overfitted_error": -0.25,
     "overfitted_value_error": -0.25,
+    "farthest_error": -0.25,
+    "D_12_truth_highest": -0.5,
     "function_error": -0.5,
 }
 

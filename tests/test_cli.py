@@ -224,14 +224,17 @@ def test_a_claim_that_cannot_be_judged_yet_does_not_stop_the_others(command, tmp
     assert command("verdict", EXACT, over.id)[0] == 2
 
 
-def uncertified(claim, sweep, *_):
+def uncertified(jobs, *_):
     """Rows of which one in four is not certified, but only of LoRA."""
-    rows = synthetic_rows(sweep.sizes, sweep.replications)
-    return rows.assign(certified=(rows["replication"] % 4 > 0) | (not claim.id.startswith("lora")))
+    made = []
+    for claim, sweep in jobs:
+        rows = synthetic_rows(sweep.sizes, sweep.replications)
+        made.append(rows.assign(certified=(rows["replication"] % 4 > 0) | (not claim.id.startswith("lora"))))
+    return made
 
 
 def test_a_run_that_is_not_certified_has_status_3_and_prints_everything(command, monkeypatch):
-    monkeypatch.setattr(cli, "run_claim", uncertified)
+    monkeypatch.setattr(cli, "run_claims", uncertified)
     assert command("run", EXACT, "--reps", 8)[0] == 0
     status, out, err = command("run", "lora-exact", EXACT, "--reps", 8, "--json")
     assert status == 3
@@ -242,7 +245,7 @@ def test_a_run_that_is_not_certified_has_status_3_and_prints_everything(command,
 
 def test_reproduce_draws_everything_before_it_tells_what_is_not_certified(command, monkeypatch, tmp_path):
     drawn = []
-    monkeypatch.setattr(cli, "run_claim", uncertified)
+    monkeypatch.setattr(cli, "run_claims", uncertified)
     monkeypatch.setattr(cli, "draw_headline", lambda judged, folder: drawn.extend(judged) or [folder / "a.png"])
     status, out, err = command("reproduce")
     assert status == 3
@@ -259,7 +262,7 @@ def test_the_exit_statuses_are_documented(name):
 
 
 def test_sample_sizes_of_the_errors_asked_for_are_told(command, monkeypatch):
-    monkeypatch.setattr(cli, "run_claim", uncertified)
+    monkeypatch.setattr(cli, "run_claims", uncertified)
     _, out, _ = command("run", EXACT, "--reps", 8, "--eps", 1e-3, "--eps", 1e-9, "--json")
     inside, beyond = json.loads(out)["sample_complexity"]
     assert (inside["accuracy"], inside["extrapolated"]) == (1e-3, False)
@@ -299,7 +302,7 @@ def test_what_could_not_be_finished_has_status_1(command, monkeypatch):
     def dies(*_):
         raise MoeTheoryError("a worker process died")
 
-    monkeypatch.setattr(cli, "run_claim", dies)
+    monkeypatch.setattr(cli, "run_claims", dies)
     status, _, err = command("run", EXACT, "--smoke")
     assert status == 1
     assert err == "moe-theory: a worker process died\n"
@@ -309,7 +312,7 @@ def test_stopping_says_that_the_finished_cells_are_kept(command, monkeypatch):
     def stopped(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "run_claim", stopped)
+    monkeypatch.setattr(cli, "run_claims", stopped)
     status, _, err = command("run", EXACT, "--smoke")
     assert status == 130
     assert "finished so far are kept" in err

@@ -8,7 +8,7 @@ extremises d'p subject to g'p + 1/2 p'Wp <= room, room = level - (F(z) - F(fit))
     p = -W^-1 g + t W^-1 d,    t = +- sqrt( (2 room + g'W^-1 g) / d'W^-1 d ),
 
 is corrected back to the valley, and shortened until it stays within the level. This searches the component of the
-set that contains the fit; other components are other starts' minima. Source: our derivation.
+set that contains the fit; other components are other starts' minima, and `block_splits`. Source: our derivation.
 """
 
 from collections.abc import Callable
@@ -16,10 +16,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from moe_theory.estimation.frames import enter, leave, see
+from moe_theory.estimation.space import Chart
 from moe_theory.estimation.trust_region import Problem, State, View, corrected, look
+from moe_theory.models.measure import MixingMeasure
 
 STEPS = 16
 SHORTENINGS = (1.0, 0.7, 0.4, 0.15, 0.05)
@@ -92,3 +96,65 @@ def _step(
     points, inside, reached = jax.vmap(attempt)(jnp.asarray(SHORTENINGS))
     index = jnp.argmax(jnp.where(inside, sign * reached, -jnp.inf))
     return points[index], jnp.where(inside[index], reached[index], -sign * jnp.inf)
+
+
+SHARES = (0.5, 0.2)
+DIRECTIONS = 4
+LEAST_SLACK = 1e-3
+
+
+def block_splits(chart: Chart, truth: MixingMeasure, seed: int = 0) -> Float[np.ndarray, "splits z"]:
+    """Measures that split one true atom along one of its parameter blocks, as far as Theta allows.
+
+        theta_a = theta - s H,   theta_b = theta + (1 - s) H,   H in one block, weights (1 - s) w and s w.
+
+    The mean of the block is kept, so f_G is unchanged if score and output are linear in it while the gate does not see
+    it: LoRA's B_V and A_V are such blocks, and then every H, however large, fits as well as the truth. Where the gate
+    does see the block (RepLoRA), a split of order one is visible, and F tells. Which it is, is measured, not assumed.
+
+    Args:
+        chart: Theta, with more atoms than the truth.
+        truth: G*.
+        seed: of the directions.
+
+    Raises:
+        ValueError: if the chart has no atom to spare.
+
+    Source: our derivation (theory section 7, 'why the slow ones are slow').
+    """
+    extra = chart.k - truth.k
+    if extra < 1:
+        raise ValueError(f"a split needs more fitted than true atoms, got {chart.k} and {truth.k}")
+    rng = np.random.default_rng(seed)
+    atoms = np.asarray(jax.vmap(lambda atom: ravel_pytree(atom)[0])(truth.atoms))
+    weights = np.asarray(jnp.exp(truth.log_weights))
+    slacks = jax.jit(lambda z: chart.slacks(z))
+    blocks, unravel = jax.tree.flatten(jax.tree.map(lambda leaf: np.zeros(leaf.shape), chart.example))
+    made = []
+    for atom in range(truth.k):
+        for block in range(len(blocks)):
+            for share in SHARES:
+                for _ in range(DIRECTIONS):
+                    split = [rng.standard_normal(leaf.shape) if i == block else leaf for i, leaf in enumerate(blocks)]
+                    direction = np.asarray(ravel_pytree(jax.tree.unflatten(unravel, split))[0])
+                    made.append(_farthest(chart, slacks, weights, atoms, atom, share, direction))
+    return np.stack(made)
+
+
+def _farthest(
+    chart: Chart, slacks: Any, weights: np.ndarray, atoms: np.ndarray, atom: int, share: float, direction: np.ndarray
+) -> np.ndarray:
+    """The split along a direction whose size is the largest, in steps of a twentieth, that stays inside Theta."""
+    extra = chart.k - len(weights)
+    parts = np.append(weights, np.full(extra, share * weights[atom] / extra))
+    parts[atom] *= 1.0 - share
+    floor = chart.space.weight_floor
+    found = None
+    for size in 1.05 ** np.arange(40, -120, -1.0):
+        moved = np.vstack([atoms, np.repeat(atoms[atom : atom + 1] + (1.0 - share) * size * direction, extra, axis=0)])
+        moved[atom] -= share * size * direction
+        found = np.concatenate([parts - floor * parts.sum(), moved.ravel()])
+        if float(slacks(found).min()) > LEAST_SLACK:
+            break
+    assert found is not None
+    return found

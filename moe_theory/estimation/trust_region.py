@@ -42,12 +42,13 @@ SMALLEST_BARRIER = 1e-6
 DECREMENT = 1e-5
 CENTRALITY = 1.0
 RESOLUTION = 3e-15
+REFINED = 1e-9
 UNRESOLVED_GAIN = 1e-4
 CORRECTIONS = 4
 STIFF = 1.0
 LARGEST_RADIUS = 4.0
 DUAL_RANGE = 1e3
-STEP_LENGTHS = tuple(0.8**power for power in range(32))
+RESTORATIONS = 3
 
 SHORTEST_RADIUS = 1e-13
 
@@ -87,12 +88,20 @@ class State(NamedTuple):
 
 
 class Spectrum(NamedTuple):
-    """W = vectors diag(values) vectors' and the gradient of phi_mu in that basis, gauge divided out."""
+    """W = vectors diag(values) vectors' and the gradient of phi_mu in that basis, gauge divided out.
+
+    A curvature within ``rounding`` of zero is not resolved.
+    """
 
     values: Float[Array, " z"]
     vectors: Float[Array, "z z"]
     slope: Float[Array, " z"]
-    resolved: Bool[Array, " z"]
+    rounding: Float[Array, ""]
+
+    @property
+    def resolved(self) -> Bool[Array, " z"]:
+        """Which curvatures are known to differ from zero."""
+        return jnp.abs(self.values) > self.rounding
 
 
 class Local(NamedTuple):
@@ -131,31 +140,65 @@ class View(NamedTuple):
         level, by_coefficient = gradient(coefficients, self.problem.design, self.problem.data)
         return level, pull(by_coefficient)[0]
 
-    def derivatives(self, y: Float[Array, " z"]) -> tuple[Float[Array, ""], Float[Array, " z"], Float[Array, "z z"]]:
-        """F, grad F and hess F at y, exact: J' H J plus the curvature of the coefficients."""
+    def derivatives(self, y: Float[Array, " z"], multipliers: Float[Array, " c"]) -> "Lagrangian":
+        """F, the slacks and the Hessian of F - lambda . s at y, exact: J' H J plus the curvature of the chart.
+
+        Coefficients and slacks are differentiated together, so that the chart is traversed once.
+        """
+        chart = self.problem.chart
+
+        def of_chart(point: Float[Array, " z"]) -> Float[Array, " u_c"]:
+            z = leave(chart, self.frame, point)
+            return jnp.concatenate([flatten(chart.model.coefficients(chart.measure(z))), chart.slacks(z)])
+
         flat = second_order(self.coefficients(y), self.problem.design, self.problem.data)
-        jacobian = jax.jacfwd(lambda point: flatten(self.coefficients(point)))(y)
-        bend = jax.hessian(lambda point: jnp.vdot(flat.gradient, flatten(self.coefficients(point))))(y)
-        return flat.value, flat.gradient @ jacobian, jacobian.T @ flat.hessian @ jacobian + bend
+        size = flat.gradient.shape[0]
+        jacobian = jax.jacfwd(of_chart)(y)
+        pull = jnp.concatenate([flat.gradient, -multipliers])
+        bend = jax.hessian(lambda point: jnp.vdot(pull, of_chart(point)))(y)
+        along = jacobian[:size]
+        hessian = along.T @ flat.hessian @ along + bend
+        return Lagrangian(flat.value, flat.gradient @ along, hessian, self.slacks(y), jacobian[size:])
+
+
+class Lagrangian(NamedTuple):
+    """F with its gradient, the Hessian of F - lambda . s, the slacks s and their slopes."""
+
+    value: Float[Array, ""]
+    slope: Float[Array, " z"]
+    hessian: Float[Array, "z z"]
+    slacks: Float[Array, " c"]
+    slack_slopes: Float[Array, "c z"]
 
 
 def decompose(normals: Float[Array, "z g"], slope_at: Float[Array, " z"], hessian: Float[Array, "z z"]) -> Spectrum:
-    """Restrict (gradient, Hessian) to the gauge slice and diagonalise; its normals get the largest curvature."""
-    scale = jnp.max(jnp.abs(jnp.diagonal(hessian)))
+    """Restrict (gradient, Hessian) to the gauge slice and diagonalise; its normals get curvature, and no slope.
+
+    An eigensolver knows every eigenvalue to rounding of the largest one. The Hessian itself knows more: the entries of
+    an atom whose weight is nearly nothing are small and exact. So the block that belongs to the smallest eigenvalues
+    is formed again from its eigenvectors and diagonalised by itself (one Rayleigh-Ritz step).
+    """
+    scale = jnp.sum(normals**2 * jnp.abs(jnp.diagonal(hessian))[:, None], axis=0)
     flat = hessian - normals @ (normals.T @ hessian)
-    flat = flat - (flat @ normals) @ normals.T + scale * normals @ normals.T
+    flat = flat - (flat @ normals) @ normals.T + (normals * scale[None]) @ normals.T
     values, vectors = jnp.linalg.eigh(flat, symmetrize_input=True)
+    small = jnp.abs(values) <= REFINED * values[-1]
+    block = jnp.where(small[:, None] & small[None], vectors.T @ flat @ vectors, 0.0)
+    size = jnp.where(jnp.any(small), jnp.max(jnp.abs(block)), values[-1])
+    apart = size * (2.0 + jnp.arange(values.shape[0]))
+    again, turn = jnp.linalg.eigh(block + jnp.diag(jnp.where(small, 0.0, apart)), symmetrize_input=True)
+    kept = values[jnp.argsort(~small, stable=True)]
+    refined = jnp.where(jnp.arange(values.shape[0]) < jnp.sum(small), again, kept)
+    order = jnp.argsort(refined)
+    values, vectors = refined[order], (vectors @ turn)[:, order]
     along = vectors.T @ (slope_at - normals @ (normals.T @ slope_at))
-    return Spectrum(values, vectors, along, jnp.abs(values) > RESOLUTION * values[-1])
+    return Spectrum(values, vectors, along, RESOLUTION * size)
 
 
 def look(view: View, state: State, y: Float[Array, " z"]) -> Local:
     """Form the primal-dual model at y, the state's point in the view's coordinates."""
-    level, steep, hessian = view.derivatives(y)
-    slacks = view.slacks(y)
-    slack_slopes = jax.jacfwd(view.slacks)(y)
-    bend = jax.hessian(lambda point: jnp.vdot(state.multipliers, view.slacks(point)))(y)
-    model = hessian - bend + slack_slopes.T @ ((state.multipliers / slacks)[:, None] * slack_slopes)
+    level, steep, hessian, slacks, slack_slopes = view.derivatives(y, state.multipliers)
+    model = hessian + slack_slopes.T @ ((state.multipliers / slacks)[:, None] * slack_slopes)
     normals = gauge_slice(view.problem.chart, view.frame, y)
     spectrum = decompose(normals, steep - slack_slopes.T @ (state.barrier / slacks), model)
     return Local(y, level, steep, slacks, slack_slopes, spectrum)
@@ -172,7 +215,7 @@ def newton_decrement(spectrum: Spectrum) -> tuple[Float[Array, ""], Float[Array,
 def trust_region_step(spectrum: Spectrum, radius: Float[Array, ""]) -> tuple[Float[Array, " z"], Float[Array, ""]]:
     """Minimise the quadratic model in the ball: the step in the eigenbasis and its shift l >= max(0, -least value)."""
     values, along = spectrum.values, spectrum.slope
-    tiny = RESOLUTION * values[-1]
+    tiny = spectrum.rounding
     least = jnp.maximum(0.0, tiny - values[0])
     largest = least + jnp.linalg.norm(along) / radius + tiny
 
@@ -210,7 +253,7 @@ def corrected(
     """
     spectrum = local.spectrum
     expected = spectrum.slope + spectrum.values * (spectrum.vectors.T @ step)
-    curvature = jnp.maximum(spectrum.values + shift, RESOLUTION * spectrum.values[-1])
+    curvature = jnp.maximum(spectrum.values + shift, spectrum.rounding)
     softest = STIFF / jnp.maximum(jnp.sum(step**2), 1e-200)
     stiffest = jnp.maximum(0.1 * spectrum.values[-1], softest)
 
@@ -224,17 +267,36 @@ def corrected(
         moved = trial - spectrum.vectors @ jnp.where(spectrum.values > cut, excess, 0.0)
         return moved, jnp.where(level < least, trial, best), jnp.minimum(level, least)
 
-    trial = local.y + step
+    trial = restored(view, local, step)
     last, best, least = jax.lax.fori_loop(0, CORRECTIONS, correct, (trial, trial, jnp.full((), jnp.inf)))
     level = merit(local, barrier, view.slacks(last), view.value(last))
     return jnp.where(level < least, last, best), jnp.minimum(level, least)
 
 
-def _feasible_length(view: View, local: Local, step: Array) -> tuple[Float[Array, ""], Int[Array, ""]]:
-    """The longest of STEP_LENGTHS that keeps a hundredth of every slack, and the constraint that asks for it."""
-    lengths = jnp.asarray(STEP_LENGTHS)
-    kept = jax.vmap(lambda length: view.slacks(local.y + length * step))(lengths) > 0.01 * local.slacks[None]
-    return jnp.max(jnp.where(jnp.all(kept, axis=1), lengths, 0.0)), jnp.argmin(jnp.sum(kept, axis=0))
+def restored(view: View, local: Local, step: Array) -> Float[Array, " z"]:
+    """The end of a step, brought back inside where the boundary curves away from its tangent.
+
+    The model holds the curvature of the constraints (W contains -lambda hess s), so it speaks of a step along the
+    boundary, with slack s + grad s . p; a straight step misses that by its length squared. Where less than half of it
+    is left, Newton steps in the worst constraint restore it.
+    """
+    target = jnp.maximum(local.slacks + local.slack_slopes @ step, 0.01 * local.slacks)
+    steepness = jnp.maximum(jnp.sum(local.slack_slopes**2, axis=1), 1e-300)
+
+    def restore(_: Any, y: Array) -> Array:
+        slacks = view.slacks(y)
+        worst = jnp.argmin(slacks / target)
+        lack = jnp.where(slacks[worst] < 0.5 * target[worst], target[worst] - slacks[worst], 0.0)
+        return y + lack / steepness[worst] * local.slack_slopes[worst]
+
+    return jax.lax.fori_loop(0, RESTORATIONS, restore, local.y + step)
+
+
+def _feasible_length(local: Local, step: Array) -> tuple[Float[Array, ""], Int[Array, ""]]:
+    """The longest part of the step that keeps a hundredth of every slack, and the constraint that asks for it."""
+    loss = -(local.slack_slopes @ step) / local.slacks
+    lengths = 0.99 / jnp.maximum(loss, 0.99)
+    return jnp.min(lengths), jnp.argmin(lengths)
 
 
 class Move(NamedTuple):
@@ -252,7 +314,7 @@ def attempt(view: View, state: State, local: Local) -> Move:
     """Solve the trust-region problem, correct the step, and judge it by phi_mu (by rounding's leave if tiny)."""
     spectrum = local.spectrum
     along, shift = trust_region_step(spectrum, state.radius)
-    length, tightest = _feasible_length(view, local, spectrum.vectors @ along)
+    length, tightest = _feasible_length(local, spectrum.vectors @ along)
     full = length * (spectrum.vectors @ along)
     predicted = -length * jnp.vdot(spectrum.slope, along) - 0.5 * length**2 * jnp.vdot(spectrum.values, along**2)
     start = local.value - state.barrier * jnp.sum(jnp.log(local.slacks))

@@ -19,7 +19,6 @@ def draw_claims(drawn: Sequence[Drawn], folder: Path) -> list[Path]:
     paths = []
     for made, rows in drawn:
         measures = [made.claim.main, *made.claim.others]
-        references = {m.column: m.prediction.exponent for m in measures if m.prediction.exponent is not None}
         paths += claim_figure(
             f"{made.claim.model}, {made.claim.specification}-specified" if made.claim.specification == "exact"
             else f"{made.claim.model}, over-specified",
@@ -28,7 +27,7 @@ def draw_claims(drawn: Sequence[Drawn], folder: Path) -> list[Path]:
             made.claim.main.from_size or None,
             folder / made.claim.id,
             columns=[measure.column for measure in measures],
-            references=references,
+            references=_references(made),
             provenance=_lasting(provenance()),
             statistics={measure.column: measure.statistic for measure in measures},
         )  # fmt: skip
@@ -46,20 +45,23 @@ def draw_headline(drawn: Sequence[Drawn], folder: Path) -> list[Path]:
 
 
 def _over_panel(made: Report, rows: pd.DataFrame) -> Panel:
-    columns = ["D_12", "D_12_confidence_highest", "overfitted_error", "function_error"]
-    references = (
-        {} if made.claim.identified_set else {"D_12": -0.5, "D_12_confidence_highest": -0.5, "overfitted_error": -0.25}
-    )
+    columns = ["D_12_truth_highest", "D_12", "overfitted_error", "function_error"]
     return claim_panel(
         f"{made.claim.model}, over-specified",
         rows,
         None,
         1e5,
         columns,
-        {**references, "function_error": -0.5},
+        _references(made),
         tail_level=0.9,
-        statistics={"D_12": "mean", "D_12_confidence_highest": "mean"},
+        statistics={"D_12": "mean"},
     )
+
+
+def _references(made: Report) -> dict[str, float]:
+    """The powers that are predicted, by column."""
+    predictions = {each.column: each.prediction.exponent for each in (made.claim.main, *made.claim.others)}
+    return {column: exponent for column, exponent in predictions.items() if exponent is not None}
 
 
 def _lasting(described: dict) -> dict:

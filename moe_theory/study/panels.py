@@ -29,6 +29,9 @@ _QUANTITIES: dict[str, tuple[str, int]] = {  # column: label and look, so that i
     "overfitted_error": ("over-fitted atoms", 3),
     "overfitted_value_error": ("over-fitted value matrices", 3),
     "D_12_confidence_highest": ("largest $D_{12}$ in the 95 % set", 4),
+    "D_12_truth_highest": ("largest $D_{12}$, fits as good as the truth", 5),
+    "D_12_highest": ("largest $D_{12}$ within $10^{-3}$", 6),
+    "farthest_error": ("farthest over-fitted atom", 4),
 }
 
 

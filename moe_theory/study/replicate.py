@@ -1,7 +1,7 @@
 """Generate, fit and measure the replications of a sweep: the cells of the store, as they are finished."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from moe_theory.estimation.certificate import SPREAD, Certificate, certify, explain
-from moe_theory.estimation.identified import CONFIDENCE_LEVEL, Range, identified_range
-from moe_theory.estimation.objective import mix
+from moe_theory.estimation.identified import CONFIDENCE_LEVEL, Range, block_splits, identified_range
+from moe_theory.estimation.objective import mix, objective
 from moe_theory.estimation.pool import Finished, Lane, Pool
 from moe_theory.estimation.space import Chart
 from moe_theory.estimation.starts import StartMaker, plan_named
@@ -28,9 +28,12 @@ Gap = tuple[int, int, int]
 COMPILE_SIZE = 10_000
 """Sample size of the replication that is fitted, and forgotten, to compile."""
 
-LEVELS = (SPREAD, CONFIDENCE_LEVEL)
-LEVEL_NAMES = ("", "confidence_")
-"""Levels above the minimum at which the range of D_12 is searched, and how their columns are called."""
+LEVELS = ("", "confidence_", "truth_")
+"""Sets of fits over which the range of D_12 is searched, as their columns are called: F within ``SPREAD`` of the
+minimum; within ``CONFIDENCE_LEVEL``; and at most the truth's, which is the set that holds G* for certain."""
+
+ROUNDING = 1e-8
+"""Share of F by which two measures with the same f_G may differ at n = 10^15."""
 
 STATUS = {0: "running", 1: "converged", 2: "iteration_limit", 3: "stalled", 4: "dominated"}
 
@@ -65,22 +68,24 @@ class Replicator:
         self._certify = jax.jit(jax.vmap(self._certify_lane))
         self._measure = jax.jit(jax.vmap(self._measure_lane))
         self._end_loss = jax.jit(jax.vmap(self._d_12))
+        self._splits = block_splits(self.chart, self.setup.truth) if identified_set else None
         self._range = jax.jit(jax.vmap(self._range_lane)) if identified_set else None
+        self._split_values = jax.jit(jax.vmap(self._split_lane))
 
     def compile(self) -> None:
         """Compile (or load from the compilation cache) everything that a cell needs, by one throw-away replication."""
         for _ in self.cells([(COMPILE_SIZE, 0, 1)]):
             pass
 
-    def cells(self, gaps: Sequence[Gap]) -> Iterator[tuple[Gap, pd.DataFrame]]:
+    def cells(self, gaps: Iterable[Gap]) -> Iterator[tuple[Gap, pd.DataFrame]]:
         """Fit the gaps and yield (gap, rows) as each is finished.
 
         Args:
-            gaps: cells to compute, as ``Store.missing`` lists them.
+            gaps: cells to compute; each is taken when there is room for its first lane.
         """
         self._owners: list[_Replication] = []
         self._begun = time.monotonic()
-        waiting = {gap: [] for gap in gaps}
+        waiting: dict[Gap, list[_Replication]] = {}
         lanes = self._lanes(gaps, waiting)
         for end in self._pool.run(lanes):
             owner = self._owners[end.owner]
@@ -90,9 +95,10 @@ class Replicator:
                     del waiting[gap]
                     yield gap, self._rows(members)
 
-    def _lanes(self, gaps: Sequence[Gap], waiting: dict[Gap, list[_Replication]]) -> Iterator[Lane]:
+    def _lanes(self, gaps: Iterable[Gap], waiting: dict[Gap, list[_Replication]]) -> Iterator[Lane]:
         for gap in gaps:
             n, first, count = gap
+            waiting[gap] = []
             for number in range(first, first + count):
                 data = draw_statistics(self.setup.values, self.setup.sigma, n, self.sweep.seed, number)
                 starts = self._maker.make(n, self.sweep.seed, number)
@@ -115,9 +121,18 @@ class Replicator:
         plain = effective_losses(model, fitted, truth, anchored=False)
         return effective_losses(model, fitted, truth), plain, factor_losses(model, fitted, truth), distance
 
-    def _range_lane(self, data: Statistics, state: State) -> Range:
+    def _range_lane(self, data: Statistics, state: State, levels: jax.Array) -> Range:
         problem = Problem(self.chart, self.setup.design, data)
-        return jax.vmap(lambda level: identified_range(problem, state, self._d_12, level))(jnp.asarray(LEVELS))
+        return jax.vmap(lambda level: identified_range(problem, state, self._d_12, level))(levels)
+
+    def _split_lane(self, data: Statistics) -> jax.Array:
+        """F at every one of `block_splits`."""
+        model, chart = self.setup.model, self.chart
+
+        def value(z: jax.Array) -> jax.Array:
+            return objective(model.coefficients(chart.measure(z)), self.setup.design, data)
+
+        return jax.vmap(value)(jnp.asarray(self._splits))
 
     def _d_12(self, z: jax.Array) -> jax.Array:
         return effective_losses(self.setup.model, self.chart.measure(z), self.setup.truth).d_12
@@ -142,27 +157,36 @@ class Replicator:
         start_measured = self._padded(self._measure, np.stack([start for _, _, start in chosen]))
         frame = pd.DataFrame(rows)
         frame = frame.assign(**_error_columns(*measured))
-        frame["start_D_12"] = start_measured[0].d_12
+        frame["start_D_1"], frame["start_D_12"] = start_measured[0].d_1, start_measured[0].d_12
         frame["far_D_12"] = np.where(frame["far_excess"].notna(), far_measured[0].d_12, np.nan)
         frame["far_overfitted_error"] = np.where(frame["far_excess"].notna(), far_measured[0].overfitted, np.nan)
         if self._range is not None:
-            picked = jax.tree.map(lambda leaf: leaf[best_lanes], (data, states))
-            frame = frame.assign(**self._range_columns(members, states, best_lanes, self._padded(self._range, *picked)))
+            frame = frame.assign(**self._range_columns(members, data, states, best_lanes))
         frame["seconds"] = time.monotonic() - self._begun
         return frame
 
     def _range_columns(
-        self, members: list[_Replication], states: State, best: np.ndarray, bounds: Range
+        self, members: list[_Replication], data: Statistics, states: State, best: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """The range of D_12 at both levels: what was found from the fit, and the ends of other starts in the level.
+        """The range of D_12 over each of `LEVELS`: searched from the fit, among the ends of other starts, and among
+        the splits of the truth.
 
         A point at which F is within the level belongs to the set whether it is a minimum or not.
         """
         owner = np.repeat(np.arange(len(members)), [len(member.kinds) for member in members])
-        reached = self._padded(self._end_loss, states.z)
+        own_data, own_states = jax.tree.map(lambda leaf: leaf[best], (data, states))
+        truths = np.array([member.truth_value for member in members])
+        least = own_states.value
+        fixed = np.broadcast_to([SPREAD, CONFIDENCE_LEVEL], (len(members), 2))
+        above = np.column_stack([fixed, np.maximum(truths - least, 0.0)])
+        bounds = self._padded(self._range, own_data, own_states, above)
+        values = np.concatenate([states.value, self._padded(self._split_values, own_data).ravel()])
+        at_splits = np.tile(np.asarray(self._padded(self._end_loss, self._splits)), len(members))
+        reached = np.concatenate([self._padded(self._end_loss, states.z), at_splits])
+        owner = np.concatenate([owner, np.repeat(np.arange(len(members)), len(at_splits) // len(members))])
         columns = {}
-        for place, (level, name) in enumerate(zip(LEVELS, LEVEL_NAMES, strict=True)):
-            inside = states.value <= states.value[best][owner] + level
+        for place, name in enumerate(LEVELS):
+            inside = values <= (least + above[:, place])[owner] + ROUNDING * truths[owner]
             low, high = (np.array(end[:, place]) for end in bounds)
             np.minimum.at(low, owner[inside], reached[inside])
             np.maximum.at(high, owner[inside], reached[inside])
@@ -220,6 +244,7 @@ def _judge_starts(
         "starts_agreeing": int((passed & (excess <= excess[best] + SPREAD)).sum()),
         "spread": float(np.max(excess[passed]) - excess[best]) if passed.any() else np.nan,
         "far_excess": float(excess[far] - excess[best]) if far is not None else np.nan,
+        "untied_agrees": far is not None and float(excess[far] - excess[best]) <= SPREAD,
         "converged_starts": int((states.status == CONVERGED).sum()),
     }
     return row, best, far
@@ -233,6 +258,7 @@ def _error_columns(losses: Losses, plain: Losses, factors: Losses, distance: np.
         "weight_error": losses.weight,
         "singleton_error": losses.singleton,
         "overfitted_error": losses.overfitted,
+        "farthest_error": losses.farthest,
         "frozen_error": losses.frozen,
         "overfitted_query_error": losses.query,
         "overfitted_value_error": losses.value,

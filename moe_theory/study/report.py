@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -63,6 +63,7 @@ class Report:
         others: the further measures.
         certified_share: certified replications over all, in each size the least.
         replications: per size.
+        starts: what the fits owe to where they started.
     """
 
     claim: Claim
@@ -71,6 +72,7 @@ class Report:
     others: tuple[Judged, ...]
     certified_share: float
     replications: int
+    starts: "Starts | None" = None
 
     @property
     def certified(self) -> bool:
@@ -88,9 +90,39 @@ class Report:
             "replications": self.replications,
             "n": [int(n) for n in self.sweep.sizes],
             **_numbers(self.main),
+            "starts": None if self.starts is None else self.starts._asdict(),
             "measures": [_judgement(judged) | _numbers(judged) for judged in self.others],
         }
         return _plain(described)
+
+
+class Starts(NamedTuple):
+    """How little the fits owe to their starts, at the largest size.
+
+    Attributes:
+        n: the size.
+        start_error: median loss (D_1 or D_12) of the starts that led to the fits.
+        fit_error: median loss of the fits.
+        untied_share: replications in which a start that holds nothing of the truth ends at the same minimum.
+        iterations: median over the fits.
+    """
+
+    n: int
+    start_error: float
+    fit_error: float
+    untied_share: float
+    iterations: float
+
+
+def _starts(claim: Claim, rows: pd.DataFrame) -> Starts | None:
+    """None for rows that were not fitted by the sweep and so have no starts."""
+    if "start_D_12" not in rows:
+        return None
+    last = rows.loc[rows["n"] == rows["n"].max()]
+    loss = "D_1" if claim.specification == "exact" else "D_12"
+    same = float(np.mean(last["untied_agrees"].to_numpy(dtype=float)))
+    middle = {name: float(last[name].median()) for name in (f"start_{loss}", loss, "iterations")}
+    return Starts(int(last["n"].iloc[0]), middle[f"start_{loss}"], middle[loss], same, middle["iterations"])
 
 
 def report(
@@ -118,7 +150,8 @@ def report(
     main, *others = (
         judge_measure(measure, rows, share, statistic, accuracies) for measure in (claim.main, *claim.others)
     )
-    return Report(claim, sweep, main, tuple(others), share, min(len(group) for _, group in rows.groupby("n")))
+    fewest = min(len(group) for _, group in rows.groupby("n"))
+    return Report(claim, sweep, main, tuple(others), share, fewest, _starts(claim, rows))
 
 
 def judge_measure(

@@ -2,12 +2,12 @@
 
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from queue import Empty
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -33,12 +33,26 @@ def sweep_of(claim: Claim, **changes: Any) -> SweepSpec:
     return revise(SweepSpec(), problem=dict(claim.problem), **changes)
 
 
-def run_claim(claim: Claim, sweep: SweepSpec, store: Store, workers: int | None = None) -> pd.DataFrame:
-    """Produce or load: compute the missing cells of a claim, store each as it is finished, return the sweep's rows.
+Cell = tuple[int, int, int]
+"""(n, first replication, how many)."""
+
+
+class Task(NamedTuple):
+    """What is missing of one claim."""
+
+    claim: str
+    sweep: SweepSpec
+    cells: list[Cell]
+
+
+def run_claims(jobs: Sequence[tuple[Claim, SweepSpec]], store: Store, workers: int | None = None) -> list[pd.DataFrame]:
+    """Produce or load: compute the missing cells, store each as it is finished, return every sweep's rows.
+
+    Workers begin with claims that nobody has begun, so that they compile different ones at the same time; then they
+    help with what is left.
 
     Args:
-        claim: what is measured.
-        sweep: problem, sizes, replications.
+        jobs: claims, and what to run of each: problem, sizes, replications.
         store: where rows are kept; rows of an earlier run are reused.
         workers: processes that share the cells; by default one per processor, or 1 where JAX has an accelerator.
 
@@ -47,10 +61,14 @@ def run_claim(claim: Claim, sweep: SweepSpec, store: Store, workers: int | None 
         MoeTheoryError: if a worker died (for example for lack of memory).
     """
     store.check_writable()
-    gaps = _in_cells(store.missing(claim.id, problem_hash(sweep), sweep.sizes, sweep.replications))
-    if gaps:
-        _compute(claim, sweep, store.root, gaps, workers or default_workers())
-    return rows_of(claim, sweep, store)
+    tasks = []
+    for claim, sweep in jobs:
+        cells = _in_cells(store.missing(claim.id, problem_hash(sweep), sweep.sizes, sweep.replications))
+        if cells:
+            tasks.append(Task(claim.id, sweep, cells))
+    if tasks:
+        _compute(tasks, store.root, workers or default_workers())
+    return [rows_of(claim, sweep, store) for claim, sweep in jobs]
 
 
 def rows_of(claim: Claim, sweep: SweepSpec, store: Store) -> pd.DataFrame:
@@ -68,7 +86,7 @@ def default_workers() -> int:
     return 1 if os.environ.get("JAX_PLATFORMS", "cpu") != "cpu" else max(1, os.cpu_count() or 1)
 
 
-def _in_cells(gaps: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+def _in_cells(gaps: Sequence[Cell]) -> list[Cell]:
     pieces = []
     for n, first, count in gaps:
         for start in range(first, first + count, CELL):
@@ -76,33 +94,65 @@ def _in_cells(gaps: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]
     return pieces
 
 
-def _compute(claim: Claim, sweep: SweepSpec, root: Path, gaps: list[tuple[int, int, int]], workers: int) -> None:
-    rows = sum(count for _, _, count in gaps)
-    with Progress(rows, claim.id) as progress:
-        if workers == 1 or len(gaps) == 1:
-            for message in compute_cells(claim, sweep, root, gaps):
-                _tell(progress, *message)
+def _compute(tasks: list[Task], root: Path, workers: int) -> None:
+    cells = [count for task in tasks for _, _, count in task.cells]
+    label = tasks[0].claim if len(tasks) == 1 else f"{len(tasks)} claims"
+    with Progress(sum(cells), label) as progress:
+        if workers == 1 or len(cells) == 1:
+            for task in tasks:
+                for message in compute_cells(claim_named(task.claim), task.sweep, root, task.cells):
+                    _tell(progress, task.claim, *message)
             return
-        shares = [gaps[index::workers] for index in range(min(workers, len(gaps)))]
         context = multiprocessing.get_context("spawn")
-        queue = context.Manager().Queue()
-        with ProcessPoolExecutor(len(shares), mp_context=context, initializer=_one_thread) as pool:
-            jobs = [pool.submit(_work, claim.id, sweep, root, shares[0], queue)]
-            try:
-                while not jobs[0].done() and not _drain(queue, progress):
-                    pass  # the first worker fills the compilation cache that the others read
-                jobs += [pool.submit(_work, claim.id, sweep, root, share, queue) for share in shares[1:]]
-                while not all(job.done() for job in jobs):
-                    _drain(queue, progress)
-                for job in as_completed(jobs):
-                    job.result()
-                while _drain(queue, progress):
-                    pass
-            except BrokenProcessPool as error:
-                raise MoeTheoryError(
-                    "a worker process died, perhaps for lack of memory: run again with fewer --workers; the cells "
-                    "finished so far are kept"
-                ) from error
+        with context.Manager() as manager:
+            shared = Shared(manager.Lock(), manager.list(), [manager.Queue() for _ in tasks], manager.Queue())
+            for task, queue in zip(tasks, shared.cells, strict=True):
+                for cell in task.cells:
+                    queue.put(cell)
+            _share_out(tasks, root, min(workers, len(cells)), context, shared, progress)
+
+
+class Shared(NamedTuple):
+    """What the workers have in common: which tasks are begun, the cells of each that nobody took, their messages."""
+
+    lock: Any
+    begun: Any
+    cells: list[Any]
+    messages: Any
+
+    def next_task(self) -> int | None:
+        """The next one to work at: preferably one that nobody has begun."""
+        with self.lock:
+            left = [index for index, queue in enumerate(self.cells) if not queue.empty()]
+            fresh = [index for index in left if index not in self.begun]
+            chosen = next(iter(fresh or left), None)
+            if chosen is not None:
+                self.begun.append(chosen)
+            return chosen
+
+    def take(self, index: int) -> Cell | None:
+        """A cell of that task, or None if none is left."""
+        try:
+            return self.cells[index].get_nowait()
+        except Empty:
+            return None
+
+
+def _share_out(tasks: list[Task], root: Path, workers: int, context: Any, shared: Shared, progress: Progress) -> None:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+        jobs = [pool.submit(_work, tasks, root, shared) for _ in range(workers)]
+        try:
+            while not all(job.done() for job in jobs):
+                _drain(shared.messages, progress)
+            for job in as_completed(jobs):
+                job.result()
+            while _drain(shared.messages, progress):
+                pass
+        except BrokenProcessPool as error:
+            raise MoeTheoryError(
+                "a worker process died, perhaps for lack of memory: run again with fewer --workers; the cells "
+                "finished so far are kept"
+            ) from error
 
 
 def _drain(queue: Any, progress: Progress) -> bool:
@@ -115,10 +165,10 @@ def _drain(queue: Any, progress: Progress) -> bool:
     return True
 
 
-def _tell(progress: Progress, n: int, count: int) -> None:
-    """A message is (n, replications done), or (0, 0) for 'compiled'."""
+def _tell(progress: Progress, claim: str, n: int, count: int) -> None:
+    """A message is (claim, n, replications done), or (claim, 0, 0) for 'compiled'."""
     if count:
-        progress.advance(count, f"n = {n:.0e}")
+        progress.advance(count, f"{claim}, n = {n:.0e}")
     else:
         progress.ready()
 
@@ -130,14 +180,15 @@ def _one_thread() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-def _work(claim_id: str, sweep: SweepSpec, root: Path, gaps: list[tuple[int, int, int]], queue: Any) -> None:
-    for message in compute_cells(claim_named(claim_id), sweep, root, gaps):
-        queue.put(message)
+def _work(tasks: list[Task], root: Path, shared: Shared) -> None:
+    while (index := shared.next_task()) is not None:
+        claim, sweep, _ = tasks[index]
+        left = iter(lambda index=index: shared.take(index), None)
+        for message in compute_cells(claim_named(claim), sweep, root, left):
+            shared.messages.put((claim, *message))
 
 
-def compute_cells(
-    claim: Claim, sweep: SweepSpec, root: Path, gaps: list[tuple[int, int, int]]
-) -> Iterator[tuple[int, int]]:
+def compute_cells(claim: Claim, sweep: SweepSpec, root: Path, cells: Iterable[Cell]) -> Iterator[tuple[int, int]]:
     """Compute and store cells in this process; yields (0, 0) once compiled, (n, replications) per cell written."""
     from moe_theory.precision import enable_x64
 
@@ -149,6 +200,6 @@ def compute_cells(
     replicator = Replicator(sweep, claim.identified_set)
     replicator.compile()
     yield 0, 0
-    for (n, first, count), rows in replicator.cells(gaps):
+    for (n, first, count), rows in replicator.cells(cells):
         store.write_cell(CellKey(claim.id, problem_hash(sweep), n, first, count), rows, metadata)
         yield n, count

@@ -29,6 +29,13 @@ def verdict_table(reports: Iterable[Report]) -> str:
 def _notes(made: Report) -> list[str]:
     """Indented lines: the n of every accuracy, and the replications that have no value."""
     lines = [f"sample size: {found['statement']}" for found in made.main.verdict.evidence["sample_complexity"]]
+    if made.starts is not None:
+        at = made.starts
+        lines.append(
+            f"starts: at n = {at.n:.0e} the starts have a median loss of {at.start_error:.2g}, their fits of "
+            f"{at.fit_error:.2g} after {at.iterations:.0f} iterations; a start with nothing of the truth in it ends at "
+            f"the same minimum in {100 * at.untied_share:.0f} % of the replications"
+        )
     for judged in (made.main, *made.others):
         words = judged.measure.words
         if judged.missing:

@@ -251,6 +251,8 @@ def _judge_no_power(comparison: LawComparison, law: LawName | Literal["undetermi
         return Status.SUPPORTED, _no_power_law(comparison)
     if _region(comparison)[0] > -SMALLEST_EXPONENT:
         limit = f"No power as fast as n^-{SMALLEST_EXPONENT:.4f} fits"
+        if law == "plateau":
+            return Status.SUPPORTED, f"A plateau: {measured}. {limit}: every power law of the theory is rejected."
         return Status.SUPPORTED, f"{limit} ({measured}), while {_standing(standing)} not rejected."
     advice = "a wider range of n, or more replications, would tell"
     return Status.UNDECIDED, f"Not decided: {measured}, and {_standing(standing)} not rejected; {advice}."

@@ -37,6 +37,8 @@ class Losses(NamedTuple):
         weight: the weight term.
         singleton: root of sum w ||.||^2 / sum w over atoms alone in the cell of an estimated true atom; NaN if none.
         overfitted: the same over atoms that share such a cell; NaN if none.
+        farthest: the largest distance of an atom that shares such a cell, whatever its weight; NaN if none. Without a
+            weight floor an atom of vanishing weight may stay away for ever, which ``overfitted`` hides.
         frozen: the same over fitted atoms in a frozen atom's cell; NaN if none.
         query, value: the over-fitted error of the query and value blocks apart.
         pattern: fitted atoms per estimated true atom's cell, then in frozen cells, as decimal digits.
@@ -48,6 +50,7 @@ class Losses(NamedTuple):
     weight: Float[Array, ""]
     singleton: Float[Array, ""]
     overfitted: Float[Array, ""]
+    farthest: Float[Array, ""]
     frozen: Float[Array, ""]
     query: Float[Array, ""]
     value: Float[Array, ""]
@@ -211,6 +214,7 @@ def losses(fitted: Points, true: Points, frozen: Points, divide_scale: bool) -> 
         weight=loss(jnp.zeros_like(distance)),
         singleton=atom_error(alone & ~in_frozen, distance**2),
         overfitted=atom_error(crowded, distance**2),
+        farthest=jnp.where(jnp.any(crowded), jnp.max(jnp.where(crowded, distance, 0.0)), jnp.nan),
         frozen=atom_error(in_frozen, distance**2),
         query=atom_error(crowded, own),
         value=atom_error(crowded, other),

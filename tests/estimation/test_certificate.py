@@ -17,7 +17,7 @@ from moe_theory.estimation.certificate import (
     certify,
     explain,
 )
-from moe_theory.estimation.identified import identified_range
+from moe_theory.estimation.identified import DIRECTIONS, SHARES, block_splits, identified_range
 from moe_theory.estimation.objective import objective
 from moe_theory.estimation.pool import Lane
 from moe_theory.estimation.space import Chart
@@ -201,6 +201,21 @@ GOOD = Certificate(
 def test_explanations(changes, text):
     changed = {name: np.asarray(value) for name, value in changes.items()}
     assert text in explain(GOOD._replace(**changed))
+
+
+def test_a_split_of_loras_value_factors_fits_as_well_as_the_truth_and_a_split_of_replora_does_not(quick):
+    """Exactly, and however far: what makes LoRA's over-fitted atoms unidentified."""
+    for adapter, blocks, invisible in (("lora", 4, {2, 3}), ("replora", 2, set())):
+        case = make_case(LORA if adapter == "lora" else OVER)
+        splits = block_splits(case.chart, case.setup.truth)
+        assert len(splits) == 2 * blocks * len(SHARES) * DIRECTIONS
+        for index, z in enumerate(splits):
+            assert float(case.chart.slacks(jnp.asarray(z)).min()) > 0
+            block = index // (len(SHARES) * DIRECTIONS) % blocks
+            above = float(case.level(jnp.asarray(z))[0]) - float(case.truth_value)
+            assert (abs(above) < 1e-6) == (block in invisible), (adapter, index, above)
+            if block in invisible:
+                assert float(case.loss(jnp.asarray(z))[0]) > 0.05
 
 
 def identified(case: Case, state: State, level: float = SPREAD):

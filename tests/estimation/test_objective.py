@@ -132,8 +132,10 @@ def viewed(problem, frame, z):
     """The view's derivatives at z, the automatic ones, and the slope alone."""
     view = View(problem, frame)
     y = enter(problem.chart, frame, z)
-    automatic = view.value(y), jax.grad(view.value)(y), jax.hessian(view.value)(y)
-    return view.derivatives(y), automatic, view.slope(y), gauge_in_frame(problem.chart, frame, z)[1]
+    multipliers = jnp.linspace(0.5, 2.0, view.slacks(y).shape[0])
+    lagrangian = jax.hessian(lambda point: view.value(point) - jnp.vdot(multipliers, view.slacks(point)))(y)
+    automatic = view.value(y), jax.grad(view.value)(y), lagrangian, view.slacks(y), jax.jacobian(view.slacks)(y)
+    return view.derivatives(y, multipliers), automatic, view.slope(y), gauge_in_frame(problem.chart, frame, z)[1]
 
 
 @pytest.mark.parametrize(("gate", "adapter"), VIEWED)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from moe_theory.estimation.pool import DOMINATED, Lane, Pool
+from moe_theory.estimation.pool import DOMINATED, DOMINATED_MARGIN, Lane, Pool
 from moe_theory.estimation.space import Chart
 from moe_theory.estimation.starts import StartMaker, plan_named
 from moe_theory.estimation.trust_region import CONVERGED
@@ -115,7 +115,7 @@ def test_a_lane_is_stopped_only_where_another_of_its_owner_is_lower(pool, lanes,
         assert float(best.state.value) == min(float(state.value) for state in alone)
         for end in own:
             if int(end.state.status) == DOMINATED:
-                assert float(end.state.value) > float(best.state.value) + 1.0
+                assert float(end.state.value) > float(best.state.value) + DOMINATED_MARGIN
             else:
                 assert identical(end.state, ends[end.order])
 

@@ -12,15 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import brentq, linear_sum_assignment
 
+from moe_theory.estimation.frames import enter, see
 from moe_theory.estimation.objective import objective
 from moe_theory.estimation.space import Chart, ParameterSpace
 from moe_theory.estimation.trust_region import (
     CONVERGED,
+    RESOLUTION,
     RUNNING,
     Problem,
     Spectrum,
+    View,
     decompose,
     initial_state,
+    look,
+    restored,
     step,
     trust_region_step,
 )
@@ -41,7 +46,7 @@ SIZE = 5
 def spectrum_of(values, slope):
     """A quadratic in its own eigenbasis."""
     values, slope = jnp.asarray(values), jnp.asarray(slope)
-    return Spectrum(values, jnp.eye(values.shape[0]), slope, jnp.abs(values) > 0)
+    return Spectrum(values, jnp.eye(values.shape[0]), slope, RESOLUTION * jnp.max(values))
 
 
 solved = jax.jit(trust_region_step)
@@ -145,6 +150,22 @@ def test_decomposition_leaves_the_normals_out():
     assert level == pytest.approx(brute_force(values, restricted, 0.7), rel=1e-7)
 
 
+def test_curvature_of_an_atom_with_hardly_any_weight_is_resolved():
+    """A Hessian of entries from 1e12 down to 1e-6 of that again: an eigensolver alone would lose the small block."""
+    rng = np.random.default_rng(2)
+    stiff, soft = (part @ part.T for part in rng.normal(size=(2, 4, 4)))
+    coupling = rng.normal(size=(4, 4))
+    hessian = np.block([[1e12 * stiff, 1e2 * coupling], [1e2 * coupling.T, 1e-6 * soft]])
+    spectrum = decompose(jnp.zeros((8, 0)), jnp.ones(8), jnp.asarray(hessian))
+    schur = 1e-6 * soft - 1e-8 * coupling.T @ np.linalg.solve(stiff, coupling)
+    expected = np.linalg.eigvalsh(schur)  # up to the fourth power of the small angle between the blocks
+    assert bool(jnp.all(spectrum.resolved))
+    np.testing.assert_allclose(np.sort(np.asarray(spectrum.values))[:4], expected, rtol=1e-6)
+    rebuilt = np.asarray(spectrum.vectors * spectrum.values[None]) @ np.asarray(spectrum.vectors).T
+    np.testing.assert_allclose(rebuilt, hessian, atol=1e-15 * 8 * np.abs(hessian).max())
+    np.testing.assert_allclose(np.asarray(spectrum.vectors.T @ spectrum.vectors), np.eye(8), atol=1e-13)
+
+
 D, POINTS, LANES, N = 4, 64, 6, 10**6
 
 
@@ -187,6 +208,27 @@ def untied_starts(chart, lanes=LANES, seed=1):
     factors = rng.normal(size=(lanes, chart.k, (chart.size - chart.k) // chart.k // D, D))
     factors *= np.minimum(1.0, 1.5 / np.linalg.norm(factors, axis=-1, keepdims=True))
     return jnp.asarray(np.concatenate([np.full((lanes, chart.k), 0.8), factors.reshape(lanes, -1)], axis=1))
+
+
+def test_a_step_along_a_curved_boundary_is_brought_back_inside():
+    """Just inside a ball a tangent step leaves it; restored, it keeps the slack of the tangent."""
+    case = make_case(Lora(1), 3, N, True)
+    chart = case.chart
+    z = np.array(untied_starts(chart, 1)[0])
+    own = z[chart.k :].reshape(chart.k, 4, D)[0]
+    own[:2] *= np.sqrt(chart.space.radius * (1 - 1e-6) / np.linalg.norm(np.outer(own[0], own[1])))
+    seen = see(chart, jnp.asarray(z), jnp.asarray(1.0 * N))
+    view = View(case.problem, seen.frame)
+    local = look(view, initial_state(case.problem, seen.z), enter(chart, seen.frame, seen.z))
+    ball = int(jnp.argmin(local.slacks))
+    assert 0 < float(local.slacks[ball]) < 1e-5
+    normal = local.slack_slopes[ball] / jnp.linalg.norm(local.slack_slopes[ball])
+    tangent = np.random.default_rng(4).normal(size=normal.shape)
+    tangent = 0.2 * (tangent - normal * (normal @ tangent)) / np.linalg.norm(tangent)
+    assert float(view.slacks(local.y + tangent)[ball]) < 0
+    kept = view.slacks(restored(view, local, tangent))
+    assert float(kept[ball]) > 0.4 * float(local.slacks[ball])
+    assert bool(jnp.all(kept > 0))
 
 
 @quick_jit

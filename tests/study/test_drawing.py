@@ -40,7 +40,9 @@ def test_a_claim_has_its_figure_its_numbers_and_its_provenance(drawn, tmp_path):
     assert paths == [tmp_path / "figures" / f"replora-linear-over{suffix}" for suffix in SUFFIXES]
     assert all(path.stat().st_size for path in paths)
     table = pd.read_csv(paths[2])
-    assert list(dict.fromkeys(table["series"])) == ["D_12", "overfitted_error", "singleton_error", "function_error"]
+    measures = [made.column for made in (pair[0].claim.main, *pair[0].claim.others)]
+    assert measures[:4] == ["D_12", "overfitted_error", "singleton_error", "function_error"]
+    assert list(dict.fromkeys(table["series"])) == measures
     assert set(table["panel"]) == {"RepLoRA linear, over-specified"}
     described = json.loads(paths[3].read_text())
     assert described["provenance"]["verdict"]["status"] == str(pair[0].main.verdict.status)
@@ -50,6 +52,8 @@ def test_a_claim_has_its_figure_its_numbers_and_its_provenance(drawn, tmp_path):
         "overfitted_error": -0.25,
         "singleton_error": -0.5,
         "function_error": -0.5,
+        "D_12_truth_highest": -0.5,
+        "farthest_error": -0.25,
     }
     shown = next(each for each in described["series"] if each["series"] == "D_12")
     assert shown["exponent"] == pair[0].main.verdict.exponent  # figure and table agree
@@ -69,7 +73,7 @@ def test_smoke_sizes_are_drawn_without_a_law(drawn, tmp_path):
 
 
 def test_the_headline_sets_lora_beside_replora(drawn, tmp_path):
-    flat = dict.fromkeys(("overfitted_value_error", "D_12", "D_12_lowest", "D_12_highest", "overfitted_error"), 0.0)
+    flat = dict.fromkeys(("D_12", "D_12_lowest", "D_12_highest", "D_12_truth_highest", "overfitted_error"), 0.0)
     pairs = [drawn("lora-over", **flat), drawn("replora-linear-over")]
     paths = draw_headline(pairs, tmp_path)
     assert len(paths) == 12

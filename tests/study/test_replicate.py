@@ -18,11 +18,11 @@ SWEEP = SweepSpec(problem=PROBLEM, sizes=(10**4, N), replications=8, starts="smo
 
 ERRORS = ["D_1", "D_2", "D_12", "weight_error", "singleton_error", "overfitted_error", "frozen_error", "cells",
           "overfitted_query_error", "overfitted_value_error", "function_error", "plain_D_12", "factors_D_1",
-          "factors_D_12", "start_D_12"]  # fmt: skip
+          "factors_D_12", "start_D_1", "start_D_12", "farthest_error"]  # fmt: skip
 FIT = ["n", "replication", "status", "certified", "reason", "excess", "decrement", "gap", "at_bound", "iterations",
        "start", "starts"]  # fmt: skip
-COMPETITION = ["total_iterations", "starts_certified", "starts_agreeing", "spread", "far_excess", "converged_starts",
-               "far_D_12", "far_overfitted_error"]  # fmt: skip
+COMPETITION = ["total_iterations", "starts_certified", "starts_agreeing", "spread", "far_excess", "untied_agrees",
+               "converged_starts", "far_D_12", "far_overfitted_error"]  # fmt: skip
 """What may depend on when a hopeless start was stopped, and so on its neighbours."""
 
 
@@ -48,7 +48,7 @@ def test_one_row_per_replication_with_every_column(rows):
     assert rows["replication"].tolist() == list(range(6))
     assert sorted(rows.columns) == sorted([*FIT, *COMPETITION, *ERRORS, "seconds"])
     assert (rows["starts"] == 6).all()
-    assert not rows.drop(columns=[*COMPETITION, "singleton_error", "overfitted_error", "frozen_error",
+    assert not rows.drop(columns=[*COMPETITION, "singleton_error", "overfitted_error", "farthest_error", "frozen_error",
                                   "overfitted_query_error", "overfitted_value_error"]).isna().any().any()  # fmt: skip
 
 

@@ -40,12 +40,14 @@ def strict(value):
 
 def test_rows_on_the_predicted_laws_support_every_measure(synthetic_rows):
     made = report(OVER, sweep_of(OVER, sizes=SIZES), synthetic_rows(SIZES, 64))
-    assert [judged.verdict.status for judged in (made.main, *made.others)] == ["SUPPORTED"] * 4
+    assert [judged.verdict.status for judged in (made.main, *made.others)] == ["SUPPORTED"] * 6
     assert made.main.verdict.exponent == pytest.approx(-0.5, abs=0.02)
     assert {judged.measure.column: judged.measure.prediction for judged in made.others} == {
         "overfitted_error": QUARTER,
         "singleton_error": HALF,
         "function_error": HALF,
+        "D_12_truth_highest": HALF,
+        "farthest_error": QUARTER,
     }
     assert (made.certified_share, made.replications) == (1.0, 64)
 
@@ -58,9 +60,13 @@ def test_rows_on_another_law_refute(synthetic_rows, exponent):
 
 
 def test_a_plateau_supports_that_there_is_no_power_law(synthetic_rows):
-    flat = dict.fromkeys(("overfitted_value_error", "D_12", "D_12_highest"), 0.0)
+    flat = dict.fromkeys(
+        ("overfitted_value_error", "D_12", "D_12_highest", "D_12_confidence_highest", "D_12_truth_highest"), 0.0
+    )
     made = report(LORA, sweep_of(LORA, sizes=SIZES), synthetic_rows(SIZES, 64, **flat))
-    assert [judged.verdict.status for judged in (made.main, *made.others)] == ["SUPPORTED"] * 4
+    assert [judged.verdict.status for judged in (made.main, *made.others)] == ["SUPPORTED"] * 6
+    statistics = [judged.curve.statistic for judged in (made.main, *made.others)]
+    assert statistics == ["median", "mean", "mean", "mean", "median", "median"]
     assert made.main.verdict.law == "plateau"
     assert made.as_json()["predicted"] == "no power law"
 
@@ -84,9 +90,8 @@ def test_the_json_has_every_key_and_no_nan(synthetic_rows):
     assert lower < described["exponent"] < upper
     assert [measure["loss"] for measure in described["measures"]] == [m.column for m in OVER.others]
     for measure in described["measures"]:
-        assert set(measure) == set(described) - {"id", "model", "specification", "certified_share", "n", "measures"} - {
-            "replications"
-        }
+        of_the_claim = {"id", "model", "specification", "certified_share", "n", "measures", "replications", "starts"}
+        assert set(measure) == set(described) - of_the_claim
 
 
 def test_a_grid_too_short_to_fit_is_undecided_with_nulls(synthetic_rows):
@@ -154,7 +159,7 @@ def test_sample_sizes_are_in_the_json_and_strict(synthetic_rows):
         assert each["lower"] < each["n"] < each["upper"]
         # The interval spans about four standard errors.
         assert abs(np.log(each["n"] * (each["accuracy"] / 3) ** 2)) < np.log(each["upper"] / each["lower"])
-    flat = report(LORA, sweep_of(LORA, sizes=SIZES), synthetic_rows(SIZES, 64, overfitted_value_error=0.0))
+    flat = report(LORA, sweep_of(LORA, sizes=SIZES), synthetic_rows(SIZES, 64, D_12_truth_highest=0.0))
     (none,) = strict(flat.as_json())["sample_complexity"]
     assert none["n"] is None
     assert "not reached" in none["statement"]

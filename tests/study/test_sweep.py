@@ -1,15 +1,23 @@
 """Sweeps: gaps become cells, what is stored is not computed again, every claim has a valid smoke sweep."""
 
+import threading
+from queue import Queue
+
 import pytest
 
 from moe_theory.errors import InputError, MoeTheoryError, StoreError
 from moe_theory.study import sweep as module
 from moe_theory.study.spec import problem_hash
 from moe_theory.study.store import CellKey, Store
-from moe_theory.study.sweep import CELL, SMOKE, default_workers, rows_of, run_claim, sweep_of
+from moe_theory.study.sweep import CELL, SMOKE, default_workers, rows_of, run_claims, sweep_of
 from moe_theory.theory.claims import CLAIMS, claim_named
 
 CLAIM = claim_named("replora-linear-exact")
+
+
+def run_claim(claim, sweep, store, workers):
+    """Of one claim."""
+    return run_claims([(claim, sweep)], store, workers)[0]
 
 
 @pytest.fixture
@@ -133,6 +141,18 @@ def test_an_accelerator_is_not_shared(monkeypatch):
     assert default_workers() >= 1
 
 
+def test_workers_begin_with_different_claims_and_then_help_each_other():
+    shared = module.Shared(threading.Lock(), [], [Queue(), Queue()], Queue())
+    for index in (0, 1):
+        for cell in range(2):
+            shared.cells[index].put((index, cell, 1))
+    assert (shared.next_task(), shared.next_task()) == (0, 1)
+    assert [shared.take(0), shared.take(0), shared.take(0)] == [(0, 0, 1), (0, 1, 1), None]
+    assert shared.next_task() == 1
+    assert [shared.take(1), shared.take(1)] == [(1, 0, 1), (1, 1, 1)]
+    assert shared.next_task() is None
+
+
 def test_a_dead_worker_is_told(tmp_path, monkeypatch):
     class Dead:
         def __init__(self, *_, **__):
@@ -151,16 +171,6 @@ def test_a_dead_worker_is_told(tmp_path, monkeypatch):
             future.set_exception(module.BrokenProcessPool("killed"))
             return future
 
-    class Context:
-        def Manager(self):
-            return self
-
-        def Queue(self):
-            from queue import Queue
-
-            return Queue()
-
     monkeypatch.setattr(module, "ProcessPoolExecutor", Dead)
-    monkeypatch.setattr(module.multiprocessing, "get_context", lambda _: Context())
     with pytest.raises(MoeTheoryError, match="fewer --workers"):
         run_claim(CLAIM, sweep_of(CLAIM, **SMOKE), Store(tmp_path), workers=2)

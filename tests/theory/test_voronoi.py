@@ -31,6 +31,7 @@ class Oracle(NamedTuple):
     weight: float
     singleton: float
     overfitted: float
+    farthest: float
     frozen: float
     query: float
     value: float
@@ -79,6 +80,7 @@ def oracle(fitted: Points, true: Points, frozen: Points) -> Oracle:
         weight=loss(lambda cell: 0),
         singleton=error([cell[0] for cell in estimated if len(cell) == 1]),
         overfitted=error(crowded),
+        farthest=max((sum(squares[i]) ** 0.5 for i in crowded), default=np.nan),
         frozen=error([i for cell in cells[k_true:] for i in cell]),
         query=error(crowded, lambda pair: pair[0]),
         value=error(crowded, lambda pair: pair[1]),
@@ -167,7 +169,7 @@ def test_zero_at_the_truth_and_blind_to_order(seed, divide):
     agree(moved, Oracle._make(np.asarray(leaf) for leaf in compiled(fitted, true, frozen, divide)), rtol=1e-12)
     order = rng.permutation(3)
     renamed = compiled(fitted, jax.tree.map(lambda leaf: leaf[order], true), frozen, divide)
-    for name in ("d_1", "d_2", "d_12", "weight", "singleton", "overfitted", "frozen"):
+    for name in ("d_1", "d_2", "d_12", "weight", "singleton", "overfitted", "farthest", "frozen"):
         np.testing.assert_allclose(
             getattr(renamed, name), getattr(compiled(fitted, true, frozen, divide), name), rtol=1e-12, err_msg=name
         )
@@ -186,7 +188,7 @@ def test_an_empty_cell_costs_its_weight_and_missing_kinds_are_nan():
     alone = compiled(one, true, none_of(true), False)
     assert float(alone.d_12) == pytest.approx(0.7)
     assert float(alone.singleton) == 0.0
-    for name in ("overfitted", "query", "value", "frozen"):
+    for name in ("overfitted", "farthest", "query", "value", "frozen"):
         assert np.isnan(getattr(alone, name)), name
 
 
