@@ -29,8 +29,8 @@ class Frame(NamedTuple):
         scale: unit of each coordinate, see ``split_scale``.
     """
 
-    beside_frozen: Bool[Array, ""]
-    scale: Float[Array, " z"]
+    beside_frozen: Bool[Array, "*H"]
+    scale: Float[Array, "*H z"]
 
 
 class Seen(NamedTuple):
@@ -43,7 +43,7 @@ class Seen(NamedTuple):
     """
 
     z: Float[Array, " z"]
-    order: Int[Array, " k"]
+    order: Int[Array, "*H k"]
     frame: Frame
 
 
@@ -57,6 +57,9 @@ def see(chart: Chart, z: Float[Array, " z"], precision: Float[Array, ""]) -> See
         chart, z: where.
         precision: n / sigma^2, see ``split_scale``.
     """
+    if chart.sets > 1:
+        seen = chart.by_set(lambda own, point: see(own, point, precision), z.reshape(chart.sets, -1))
+        return seen._replace(z=seen.z.reshape(-1))
     order, beside_frozen = closest_pair(chart, z)
     sorted_z = chart.reordered(z, order)
     sorted_z = jnp.where(beside_frozen, sorted_z, chart.aligned(sorted_z))
@@ -70,16 +73,16 @@ def closest_pair(chart: Chart, z: Float[Array, " z"]) -> tuple[Int[Array, " k"],
     sees the mean output alone. A fitted atom is close to a frozen one only if its output is too.
     """
     model, k = chart.model, chart.k
-    updates = jax.vmap(model.update)(chart.atoms(z))
+    updates = jax.vmap(model.update, (0, None))(chart.atoms(z), chart.common(z))
     flat = jax.vmap(lambda delta: jnp.concatenate(model.effective(delta)))
     points = flat(updates)
     scores = jax.vmap(model.scored)(updates)
     apart = jnp.sum((scores[:, None] - scores[None]) ** 2, axis=-1) + jnp.diag(jnp.full(k, jnp.inf))
     first, second = jnp.divmod(jnp.argmin(apart), k)
     order = jnp.argsort(jnp.where(jnp.arange(k) == first, -2, jnp.where(jnp.arange(k) == second, -1, jnp.arange(k))))
-    if not model.frozen.count:
+    if not model.frozen_count:
         return order, jnp.asarray(False)
-    anchors = flat(model.frozen.updates)
+    anchors = flat(model.frozen_updates)
     to_frozen = jnp.min(jnp.sum((points[:, None] - anchors[None]) ** 2, axis=-1), axis=1)
     nearest = jnp.argmin(to_frozen)
     beside_frozen = to_frozen[nearest] < jnp.min(apart)
@@ -103,32 +106,38 @@ def split_scale(
     """
     y = _moments(chart, beside_frozen, z)
     row = jnp.where(beside_frozen | (chart.k == 1), 0, 1)
-    factors = y[chart.k :].reshape(chart.k, -1)
-    _, unravel = ravel_pytree(chart.example)
+    _, factors, common = chart.parts(y)
     smallest = 0.1 * precision**-0.25
-    split = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.linalg.norm(leaf) + smallest), unravel(factors[row]))
+    split = jax.tree.map(
+        lambda leaf: jnp.full_like(leaf, jnp.linalg.norm(leaf) + smallest), chart.unravel(factors[row])
+    )
     units = jnp.ones_like(factors).at[row].set(jnp.minimum(ravel_pytree(split)[0], 1.0))
-    return jnp.concatenate([jnp.ones(chart.k), units.reshape(-1)])
+    return jnp.concatenate([jnp.ones(chart.k), units.reshape(-1), jnp.ones_like(common)])
 
 
 def enter(chart: Chart, frame: Frame, z: Float[Array, " z"]) -> Float[Array, " z"]:
     """Moment coordinates of z, in the frame's units."""
+    if chart.sets > 1:
+        return chart.by_set(enter, frame, z.reshape(chart.sets, -1)).reshape(-1)
     return _moments(chart, frame.beside_frozen, z) / frame.scale
 
 
 def _moments(chart: Chart, beside_frozen: Bool[Array, ""], z: Float[Array, " z"]) -> Float[Array, " z"]:
-    weights, factors = chart.weights(z), z[chart.k :].reshape(chart.k, -1)
-    pair = _enter_pair(weights, factors) if chart.k > 1 else z
-    if not chart.model.frozen.count:
+    weights, (_, factors, common) = chart.weights(z), chart.parts(z)
+    pair = jnp.concatenate([_enter_pair(weights, factors), common]) if chart.k > 1 else z
+    if not chart.model.frozen_count:
         return pair
-    return jnp.where(beside_frozen, _enter_frozen(weights, factors, _anchor(chart)), pair)
+    beside = jnp.concatenate([_enter_frozen(weights, factors, _anchor(chart)), common])
+    return jnp.where(beside_frozen, beside, pair)
 
 
 def leave(chart: Chart, frame: Frame, y: Float[Array, " z"]) -> Float[Array, " z"]:
     """z of moment coordinates in the frame's units."""
+    if chart.sets > 1:
+        return chart.by_set(leave, frame, y.reshape(chart.sets, -1)).reshape(-1)
     y = y * frame.scale
     pair = _leave_pair(chart, y) if chart.k > 1 else y
-    if not chart.model.frozen.count:
+    if not chart.model.frozen_count:
         return pair
     return jnp.where(frame.beside_frozen, _leave_frozen(chart, y), pair)
 
@@ -142,28 +151,34 @@ def gauge_slice(chart: Chart, frame: Frame, y: Float[Array, " z"]) -> Float[Arra
     product of two small motions is not small where the objective is stiff. Without an anchor the common scale of the
     weights is fixed too.
     """
+    if chart.sets > 1:
+        return jax.scipy.linalg.block_diag(*chart.by_set(gauge_slice, frame, y.reshape(chart.sets, -1)))
     k = chart.k
-    unravel = ravel_pytree(chart.example)[1]
-    factors, units = (y * frame.scale)[k:].reshape(k, -1), frame.scale[k:].reshape(k, -1)
+    (_, factors, shared), (_, units, _) = chart.parts(y * frame.scale), chart.parts(frame.scale)
+    common = chart.common(y)
     if k > 1:
         factors = factors.at[1].set(jnp.where(frame.beside_frozen, factors[1], factors[0]))
 
     def of_row(row: Float[Array, " q"], unit: Float[Array, " q"]) -> Float[Array, "q g"]:
-        tangents = jax.vmap(lambda tangent: ravel_pytree(tangent)[0])(chart.model.gauge(unravel(row)))
+        gauge = chart.model.gauge(chart.unravel(row), common)
+        if jax.tree.leaves(gauge)[0].shape[0] == 0:
+            return jnp.zeros((row.shape[0], 0))
+        tangents = jax.vmap(lambda tangent: ravel_pytree(tangent)[0])(gauge)
         return jnp.linalg.qr((tangents / unit[None]).T)[0]
 
     per_row = jax.vmap(of_row)(factors, units)
     columns = jnp.einsum("kqg,kl->kqlg", per_row, jnp.eye(k)).reshape(factors.size, -1)
-    normals = jnp.concatenate([jnp.zeros((k, columns.shape[1])), columns])
-    if chart.model.frozen.count:
+    still = jnp.zeros((shared.shape[0], columns.shape[1]))
+    normals = jnp.concatenate([jnp.zeros((k, columns.shape[1])), columns, still])
+    if chart.model.frozen_count:
         return normals
-    common = jnp.where(jnp.arange(y.shape[0]) < k, y, 0.0)
-    common = common.at[1].set(0.0) if k > 1 else common
-    return jnp.concatenate([(common / jnp.linalg.norm(common))[:, None], normals], axis=1)
+    together = jnp.where(jnp.arange(y.shape[0]) < k, y, 0.0)
+    together = together.at[1].set(0.0) if k > 1 else together
+    return jnp.concatenate([(together / jnp.linalg.norm(together))[:, None], normals], axis=1)
 
 
 def _anchor(chart: Chart) -> Float[Array, ""]:
-    return jnp.sum(jnp.exp(chart.model.frozen.log_weights))
+    return jnp.sum(chart.model.frozen_weights)
 
 
 def _enter_pair(weights: Float[Array, " k"], factors: Float[Array, "k q"]) -> Float[Array, " z"]:
@@ -176,12 +191,12 @@ def _enter_pair(weights: Float[Array, " k"], factors: Float[Array, "k q"]) -> Fl
 
 def _leave_pair(chart: Chart, y: Float[Array, " z"]) -> Float[Array, " z"]:
     k = chart.k
-    factors = y[k:].reshape(k, -1)
+    _, factors, common = chart.parts(y)
     tilt = jnp.exp(0.5 * y[1])
     share = jax.nn.sigmoid(y[1])
     weights = jnp.concatenate([jnp.stack([y[0] * share, y[0] * (1.0 - share)]), y[2:k]])
     pair = jnp.stack([factors[0] + factors[1] / tilt, factors[0] - factors[1] * tilt])
-    return _join(chart, weights, jnp.concatenate([pair, factors[2:]]))
+    return _join(chart, weights, jnp.concatenate([pair, factors[2:]]), common)
 
 
 def _enter_frozen(
@@ -194,11 +209,14 @@ def _enter_frozen(
 
 def _leave_frozen(chart: Chart, y: Float[Array, " z"]) -> Float[Array, " z"]:
     k = chart.k
-    factors = y[k:].reshape(k, -1)
+    _, factors, common = chart.parts(y)
     weight = jnp.exp(y[:1])
     weights = jnp.concatenate([weight, y[1:k] * (_anchor(chart) + weight)])
-    return _join(chart, weights, jnp.concatenate([factors[:1] / jnp.sqrt(weight)[:, None], factors[1:]]))
+    return _join(chart, weights, jnp.concatenate([factors[:1] / jnp.sqrt(weight)[:, None], factors[1:]]), common)
 
 
-def _join(chart: Chart, weights: Float[Array, " k"], factors: Float[Array, "k q"]) -> Float[Array, " z"]:
-    return jnp.concatenate([weights - chart.space.weight_floor * jnp.sum(weights), factors.reshape(-1)])
+def _join(
+    chart: Chart, weights: Float[Array, " k"], factors: Float[Array, "k q"], common: Float[Array, " c"]
+) -> Float[Array, " z"]:
+    excess = weights - chart.space.weight_floor * jnp.sum(weights)
+    return jnp.concatenate([excess, factors.reshape(-1), common])

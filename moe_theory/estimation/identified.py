@@ -12,6 +12,7 @@ set that contains the fit; other components are other starts' minima, and `block
 """
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +22,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from moe_theory.estimation.frames import enter, leave, see
-from moe_theory.estimation.space import Chart
+from moe_theory.estimation.space import Chart, TrueSet, true_sets
 from moe_theory.estimation.trust_region import Problem, State, View, corrected, look
 from moe_theory.models.measure import MixingMeasure
 
@@ -122,39 +123,46 @@ def block_splits(chart: Chart, truth: MixingMeasure, seed: int = 0) -> Float[np.
 
     Source: our derivation (theory section 7, 'why the slow ones are slow').
     """
-    extra = chart.k - truth.k
-    if extra < 1:
+    if chart.k <= truth.k:
         raise ValueError(f"a split needs more fitted than true atoms, got {chart.k} and {truth.k}")
     rng = np.random.default_rng(seed)
-    atoms = np.asarray(jax.vmap(lambda atom: ravel_pytree(atom)[0])(truth.atoms))
-    weights = np.asarray(jnp.exp(truth.log_weights))
     slacks = jax.jit(lambda z: chart.slacks(z))
-    blocks, unravel = jax.tree.flatten(jax.tree.map(lambda leaf: np.zeros(leaf.shape), chart.example))
+    sets = true_sets(chart, truth)
+    one = jax.tree.map(lambda leaf: leaf[0], chart.example[0]) if chart.sets > 1 else chart.example[0]
+    blocks, structure = jax.tree.flatten(jax.tree.map(lambda leaf: np.zeros(leaf.shape), one))
     made = []
-    for atom in range(truth.k):
-        for block in range(len(blocks)):
-            for share in SHARES:
-                for _ in range(DIRECTIONS):
-                    split = [rng.standard_normal(leaf.shape) if i == block else leaf for i, leaf in enumerate(blocks)]
-                    direction = np.asarray(ravel_pytree(jax.tree.unflatten(unravel, split))[0])
-                    made.append(_farthest(chart, slacks, weights, atoms, atom, share, direction))
+    for place, atom, block, share in product(range(len(sets)), range(truth.k), range(len(blocks)), SHARES):
+        for _ in range(DIRECTIONS):
+            moved = [rng.standard_normal(leaf.shape) if i == block else leaf for i, leaf in enumerate(blocks)]
+            direction = np.asarray(ravel_pytree(jax.tree.unflatten(structure, moved))[0])
+            made.append(_farthest(chart, slacks, sets, place, atom, share, direction))
     return np.stack(made)
 
 
 def _farthest(
-    chart: Chart, slacks: Any, weights: np.ndarray, atoms: np.ndarray, atom: int, share: float, direction: np.ndarray
+    chart: Chart, slacks: Any, sets: list[TrueSet], place: int, atom: int, share: float, direction: np.ndarray
 ) -> np.ndarray:
-    """The split along a direction whose size is the largest, in steps of a twentieth, that stays inside Theta."""
-    extra = chart.k - len(weights)
-    parts = np.append(weights, np.full(extra, share * weights[atom] / extra))
-    parts[atom] *= 1.0 - share
-    floor = chart.space.weight_floor
+    """The split of one set's atom along a direction that is the largest, in steps of a twentieth, inside Theta.
+
+    In the other sets the same atom is in two equal parts.
+    """
+    still = [_split(chart, own, atom, share, 0.0 * direction) for own in sets]
     found = None
     for size in 1.05 ** np.arange(40, -120, -1.0):
-        moved = np.vstack([atoms, np.repeat(atoms[atom : atom + 1] + (1.0 - share) * size * direction, extra, axis=0)])
-        moved[atom] -= share * size * direction
-        found = np.concatenate([parts - floor * parts.sum(), moved.ravel()])
+        split = _split(chart, sets[place], atom, share, size * direction)
+        found = np.concatenate([*still[:place], split, *still[place + 1 :]])
         if float(slacks(found).min()) > LEAST_SLACK:
             break
     assert found is not None
     return found
+
+
+def _split(chart: Chart, true: TrueSet, atom: int, share: float, moved: np.ndarray) -> np.ndarray:
+    """z of one set whose atom is split by H = ``moved``."""
+    extra = chart.k - len(true.weights)
+    weights = np.append(true.weights, np.full(extra, share * true.weights[atom] / extra))
+    weights[atom] *= 1.0 - share
+    parts = np.repeat(true.atoms[atom : atom + 1] + (1.0 - share) * moved, extra, axis=0)
+    atoms = np.vstack([true.atoms, parts])
+    atoms[atom] -= share * moved
+    return np.concatenate([weights - chart.space.weight_floor * weights.sum(), atoms.ravel(), true.common])

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from moe_theory.estimation.objective import HeadedDesign
 from moe_theory.estimation.space import Chart
 from moe_theory.estimation.trust_region import (
     CONVERGED,
@@ -98,7 +99,7 @@ class Pool:
         lanes: block size on each device.
     """
 
-    def __init__(self, chart: Chart, design: Design, lanes: int = 64):
+    def __init__(self, chart: Chart, design: Design | HeadedDesign, lanes: int = 64):
         self.lanes = lanes
         self._shared = {device: jax.device_put((chart, design), device) for device in jax.local_devices()}
         self._begin = jax.jit(jax.vmap(_begin, (None, 0, 0)))
@@ -149,9 +150,9 @@ def _merged(new: State, old: State, fresh: np.ndarray) -> State:
     return jax.tree.map(pick, new, old)
 
 
-def _begin(shared: tuple[Chart, Design], data: Statistics, z: jax.Array) -> State:
+def _begin(shared: tuple[Chart, Design | HeadedDesign], data: Statistics, z: jax.Array) -> State:
     return initial_state(Problem(*shared, data), z)
 
 
-def _advance(shared: tuple[Chart, Design], data: Statistics, state: State) -> State:
+def _advance(shared: tuple[Chart, Design | HeadedDesign], data: Statistics, state: State) -> State:
     return jax.lax.fori_loop(0, STEPS, lambda _, now: step(Problem(*shared, data), now), state)

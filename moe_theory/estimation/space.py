@@ -6,17 +6,20 @@ are z = (v, factors) with w_i = v_i + b sum_l v_l, b = w_min / (1 - k w_min); th
 weight floor is the plain bound v_i >= 0, and the weights are linear in z. Source: our derivation.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from moe_theory.errors import InputError
+from moe_theory.models.hierarchy import HierarchicalModel
 from moe_theory.models.measure import MixingMeasure
-from moe_theory.models.regression import RegressionModel
+from moe_theory.models.regression import Coefficients, RegressionModel
 
 
 class ParameterSpace(NamedTuple):
@@ -34,69 +37,132 @@ class ParameterSpace(NamedTuple):
 
 
 class Chart(eqx.Module):
-    """z <-> mixing measures with k atoms inside a parameter space."""
+    """z <-> mixing measures with k atoms inside a parameter space.
 
-    model: RegressionModel
-    space: ParameterSpace
+    One set of atoms has z = (v, factors, common): k weights, k atoms, and what all atoms share (global magnitudes, a
+    free tau). Where every head has atoms of its own there are H such sets, one after the other, and everything here
+    is done set by set.
+
+    Attributes:
+        model: f_G.
+        space: Theta, for every set alike.
+        k: atoms of a set.
+        example: one atom and the common parameters; their shapes are all that counts.
+    """
+
+    model: RegressionModel | HierarchicalModel
+    space: ParameterSpace = eqx.field(static=True)
     k: int = eqx.field(static=True)
     example: Any
 
-    def __init__(self, model: RegressionModel, space: ParameterSpace, k: int):
+    def __init__(self, model: RegressionModel | HierarchicalModel, space: ParameterSpace, k: int):
         if not 0.0 < space.weight_floor * k < 1.0:
             raise InputError(
                 f"a weight floor of {space.weight_floor} for each of {k} atoms leaves no room: it must lie between 0 "
                 f"(1e-9 stands for none) and {1 / k:.3g}"
             )
         self.model, self.space, self.k = model, space, k
-        key = jax.random.key(0)
-        self.example = model.adapter.draw(key, model.pretrained, 1.0)
+        self.example = model.draw(jax.random.key(0), 1.0)
+
+    @property
+    def sets(self) -> int:
+        """How many sets of atoms: H where every head has its own, otherwise 1."""
+        if isinstance(self.model, HierarchicalModel) and not self.model.shared_atoms:
+            return self.model.count
+        return 1
+
+    @property
+    def each(self) -> "Chart":
+        """The charts of single sets, every array with a leading axis; for several sets only."""
+        assert isinstance(self.model, HierarchicalModel)
+        return eqx.tree_at(lambda chart: chart.model, self, self.model.heads)
+
+    def by_set(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """function(chart of one set, its arguments), for every set; arguments and results have a leading set axis."""
+        return eqx.filter_vmap(function)(self.each, *arguments)
 
     @property
     def size(self) -> int:
         """Length of z."""
-        return self.k * (1 + ravel_pytree(self.example)[0].shape[0])
+        return self.sets * self.k * (1 + self.atom_size) + ravel_pytree(self.example[1])[0].size
+
+    @property
+    def atom_size(self) -> int:
+        """Parameters of one atom."""
+        return ravel_pytree(self.example[0])[0].size // self.sets
+
+    def parts(self, z: Float[Array, " z"]) -> tuple[Float[Array, " k"], Float[Array, "k q"], Float[Array, " c"]]:
+        """(v, factors, common) of one set."""
+        last = self.k * (1 + self.atom_size)
+        return z[: self.k], z[self.k : last].reshape(self.k, -1), z[last:]
+
+    def unravel(self, factors: Float[Array, " q"]) -> Any:
+        """One atom of its factors."""
+        return ravel_pytree(self.example[0])[1](factors)
 
     def atoms(self, z: Float[Array, " z"]) -> Any:
-        """The atoms' factors, leaves with a leading axis k."""
-        unravel = ravel_pytree(self.example)[1]
-        return jax.vmap(unravel)(z[self.k :].reshape(self.k, -1))
+        """The atoms' factors, leaves with a leading axis k (of one set)."""
+        return jax.vmap(self.unravel)(self.parts(z)[1])
 
-    def weights(self, z: Float[Array, " z"]) -> Float[Array, " k"]:
+    def common(self, z: Float[Array, " z"]) -> Any:
+        """What all atoms share (of one set)."""
+        return ravel_pytree(self.example[1])[1](self.parts(z)[2])
+
+    def weights(self, z: Float[Array, " z"]) -> Float[Array, "*H k"]:
         """w_i = v_i + b sum v."""
+        if self.sets > 1:
+            return self.by_set(Chart.weights, z.reshape(self.sets, -1))
         floor = self.space.weight_floor
         return z[: self.k] + floor / (1.0 - self.k * floor) * jnp.sum(z[: self.k])
 
     def measure(self, z: Float[Array, " z"]) -> MixingMeasure:
         """The mixing measure at z."""
-        return MixingMeasure(jnp.log(self.weights(z)), self.atoms(z))
+        if self.sets > 1:
+            return self.by_set(Chart.measure, z.reshape(self.sets, -1))
+        return MixingMeasure(jnp.log(self.weights(z)), self.atoms(z), self.common(z))
+
+    def coefficients(self, z: Float[Array, " z"]) -> Coefficients:
+        """The atoms as the softmax sees them."""
+        return self.model.coefficients(self.measure(z))
 
     def coordinates(self, measure: MixingMeasure) -> Float[Array, " z"]:
         """z of a measure; a weight below the floor gives a negative entry."""
+        if self.sets > 1:
+            return self.by_set(Chart.coordinates, measure).reshape(-1)
         weights = jnp.exp(measure.log_weights)
-        return self._join(weights - self.space.weight_floor * jnp.sum(weights), measure.atoms)
+        excess = weights - self.space.weight_floor * jnp.sum(weights)
+        return self._join(excess, measure.atoms, ravel_pytree(measure.common)[0])
 
-    def _join(self, excess: Float[Array, " k"], atoms: Any) -> Float[Array, " z"]:
+    def _join(self, excess: Float[Array, " k"], atoms: Any, common: Float[Array, " c"]) -> Float[Array, " z"]:
         factors = jax.vmap(lambda atom: ravel_pytree(atom)[0])(atoms)
-        return jnp.concatenate([excess, factors.reshape(-1)])
+        return jnp.concatenate([excess, factors.reshape(-1), common])
 
     def slacks(self, z: Float[Array, " z"]) -> Float[Array, " constraints"]:
-        """Positive inside Theta: v_i (k of them), 1 - sum w / W, then each atom's own (balls first)."""
-        interior = jax.vmap(lambda atom: self.model.interior(atom, (), self.space.radius))(self.atoms(z))
+        """Positive inside Theta: v_i (k of them), 1 - sum w / W, each atom's own, and those of what all share."""
+        if self.sets > 1:
+            return self.by_set(Chart.slacks, z.reshape(self.sets, -1)).reshape(-1)
+        common = self.common(z)
+        interior = jax.vmap(lambda atom: self.model.interior(atom, common, self.space.radius))(self.atoms(z))
         cap = 1.0 - jnp.sum(self.weights(z), keepdims=True) / self.space.weight_cap
-        return jnp.concatenate([z[: self.k], cap, interior.reshape(-1)])
+        shared = self.model.adapter.common_interior(common, self.space.radius)
+        return jnp.concatenate([z[: self.k], cap, interior.reshape(-1), shared])
 
     def reordered(self, z: Float[Array, " z"], order: Int[Array, " k"]) -> Float[Array, " z"]:
-        """The same measure with its atoms listed in another order."""
-        return jnp.concatenate([z[: self.k][order], z[self.k :].reshape(self.k, -1)[order].reshape(-1)])
+        """The same measure with its atoms listed in another order (of one set)."""
+        excess, factors, common = self.parts(z)
+        return jnp.concatenate([excess[order], factors[order].reshape(-1), common])
 
     def reordered_slacks(
-        self, per_constraint: Float[Array, " constraints"], order: Int[Array, " k"]
+        self, per_constraint: Float[Array, " constraints"], order: Int[Array, "*H k"]
     ) -> Float[Array, " constraints"]:
         """A vector over the constraints (as ``slacks``) after the atoms are listed in another order."""
-        interior = per_constraint[self.k + 1 :].reshape(self.k, -1)[order]
-        return jnp.concatenate(
-            [per_constraint[: self.k][order], per_constraint[self.k : self.k + 1], interior.reshape(-1)]
-        )
+        if self.sets > 1:
+            return self.by_set(Chart.reordered_slacks, per_constraint.reshape(self.sets, -1), order).reshape(-1)
+        shared = self.model.adapter.common_interior(self.example[1], self.space.radius).shape[0]
+        last = per_constraint.shape[0] - shared
+        interior = per_constraint[self.k + 1 : last].reshape(self.k, -1)[order]
+        parts = [per_constraint[: self.k][order], per_constraint[self.k : self.k + 1], interior.reshape(-1)]
+        return jnp.concatenate([*parts, per_constraint[last:]])
 
     def aligned(self, z: Float[Array, " z"]) -> Float[Array, " z"]:
         """The same measure with the second atom's factors turned towards the first one's, inside its gauge orbit."""
@@ -109,4 +175,31 @@ class Chart(eqx.Module):
 
     def balanced(self, z: Float[Array, " z"]) -> Float[Array, " z"]:
         """The same measure with factors of equal size."""
-        return self._join(z[: self.k], jax.vmap(self.model.adapter.balance)(self.atoms(z)))
+        if self.sets > 1:
+            return self.by_set(Chart.balanced, z.reshape(self.sets, -1)).reshape(-1)
+        excess, _, common = self.parts(z)
+        return self._join(excess, jax.vmap(self.model.adapter.balance)(self.atoms(z)), common)
+
+
+class TrueSet(NamedTuple):
+    """The atoms of one set of the truth.
+
+    Attributes:
+        atoms: factors, (k_true, q).
+        weights: (k_true,).
+        common: what they share, (c,).
+    """
+
+    atoms: np.ndarray
+    weights: np.ndarray
+    common: np.ndarray
+
+
+def true_sets(chart: Chart, truth: MixingMeasure) -> list[TrueSet]:
+    """The truth set by set, flat, on the host."""
+    sets = []
+    for place in range(chart.sets):
+        own = jax.tree.map(lambda leaf, at=place: leaf[at], truth) if chart.sets > 1 else truth
+        atoms = np.asarray(jax.vmap(lambda atom: ravel_pytree(atom)[0])(own.atoms))
+        sets.append(TrueSet(atoms, np.asarray(jnp.exp(own.log_weights)), np.asarray(ravel_pytree(own.common)[0])))
+    return sets

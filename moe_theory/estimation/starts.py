@@ -13,7 +13,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from moe_theory.errors import InputError
-from moe_theory.estimation.space import Chart
+from moe_theory.estimation.space import Chart, TrueSet, true_sets
 from moe_theory.models.measure import MixingMeasure
 from moe_theory.sampling.statistics import replication_generator
 
@@ -71,77 +71,107 @@ def plan_named(name: str) -> StartPlan:
     return PLANS[name]
 
 
+_Made = tuple[str, np.ndarray, np.ndarray, np.ndarray]
+"""Kind, weights, factors and common parameters of one set."""
+
+
 class StartMaker:
-    """Makes the starts of any replication of one problem; host-side except for one compiled projection."""
+    """Makes the starts of any replication of one problem; host-side except for compiled draws and a projection.
+
+    Where every head has atoms of its own, all heads get a start of the same kind, with random numbers of their own.
+    """
 
     def __init__(self, chart: Chart, truth: MixingMeasure, plan: StartPlan):
         self._chart, self._plan = chart, plan
-        self._atoms = np.asarray(jax.vmap(lambda atom: ravel_pytree(atom)[0])(truth.atoms))
-        self._weights = np.asarray(jnp.exp(truth.log_weights))
+        self._sets = true_sets(chart, truth)
         self._inside = jax.jit(jax.vmap(_pulled_inside, (None, 0)))
-        self._draw = jax.jit(jax.vmap(lambda key: ravel_pytree(self._draw_atom(key))[0]))
+        self._draw = jax.jit(jax.vmap(lambda key: _drawn(chart, key)))
 
     def make(self, n: int, seed: int, replication: int) -> Starts:
         """All starts of one replication, inside Theta."""
         rng = np.random.default_rng(replication_generator(seed, n, replication).integers(2**63, size=4) + STREAM)
-        made = list(self._exact(n, rng) if self._chart.k == len(self._weights) else self._over(n, rng))
+        made = [list(self._of_set(place, n, rng)) for place in range(len(self._sets))]
+        floor = self._chart.space.weight_floor
+        z = np.stack(
+            [
+                np.concatenate([np.concatenate([w - floor * w.sum(), a.ravel(), c]) for _, w, a, c in start])
+                for start in zip(*made, strict=True)
+            ]
+        )
+        return Starts(np.asarray(self._inside(self._chart, z)), tuple(kind for kind, *_ in made[0]))
+
+    def _of_set(self, place: int, n: int, rng: np.random.Generator) -> Iterator[_Made]:
+        true = self._sets[place]
+        yield from self._exact(true, n, rng) if self._chart.k == len(true.weights) else self._over(place, n, rng)
         for index in range(self._plan.untied):
             size = 0.7 if index % 2 else 1.3
-            made.append(
-                (
-                    "untied",
-                    np.full(self._chart.k, float(np.mean(self._weights)) * size),
-                    self._fresh(rng, self._chart.k),
-                )
-            )
-        floor = self._chart.space.weight_floor
-        z = np.stack([np.concatenate([w - floor * w.sum(), atoms.ravel()]) for _, w, atoms in made])
-        return Starts(np.asarray(self._inside(self._chart, z)), tuple(kind for kind, _, _ in made))
+            weights = np.full(self._chart.k, float(np.mean(true.weights)) * size)
+            yield "untied", weights, *self._fresh(place, rng, self._chart.k)
 
-    def _exact(self, n: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    def _exact(self, true: TrueSet, n: int, rng: np.random.Generator) -> Iterator[_Made]:
         for _ in range(self._plan.near):
-            yield "near", self._weights, self._atoms + n**-0.25 * rng.standard_normal(self._atoms.shape)
+            moved = true.atoms + n**-0.25 * rng.standard_normal(true.atoms.shape)
+            yield "near", true.weights, moved, true.common
 
-    def _over(self, n: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-        for atom in range(len(self._weights)):
+    def _over(self, place: int, n: int, rng: np.random.Generator) -> Iterator[_Made]:
+        true = self._sets[place]
+        for atom in range(len(true.weights)):
             for exponent, ratio in self._plan.splits:
-                yield f"split-{atom}", *self._split(atom, float(n) ** -exponent, ratio, rng)
-        extra = self._chart.k - len(self._weights)
+                yield f"split-{atom}", *self._split(true, atom, float(n) ** -exponent, ratio, rng), true.common
+        extra = self._chart.k - len(true.weights)
         for _ in range(self._plan.far):
-            atoms = np.vstack([self._atoms, self._fresh(rng, extra)])
-            yield "far", np.append(self._weights, np.full(extra, 0.2 * self._weights.mean())), atoms
-        for _ in range(self._plan.frozen if self._chart.model.frozen.count else 0):
-            small = 0.2 * rng.standard_normal((extra, self._atoms.shape[1]))
-            yield "frozen", np.append(self._weights, np.full(extra, 0.5)), np.vstack([self._atoms, small])
+            atoms = np.vstack([true.atoms, self._fresh(place, rng, extra)[0]])
+            yield "far", np.append(true.weights, np.full(extra, 0.2 * true.weights.mean())), atoms, true.common
+        for _ in range(self._plan.frozen if self._chart.model.frozen_count else 0):
+            small = 0.2 * rng.standard_normal((extra, true.atoms.shape[1]))
+            atoms = np.vstack([true.atoms, small])
+            yield "frozen", np.append(true.weights, np.full(extra, 0.5)), atoms, true.common
 
-    def _split(self, atom: int, scale: float, ratio: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _split(
+        self, true: TrueSet, atom: int, scale: float, ratio: float, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Split one true atom in k_fit - k_true + 1 parts, mean and weight kept; the first keeps 1 / (1 + ratio)."""
-        extra = self._chart.k - len(self._weights)
-        least = 1.3 * self._chart.space.weight_floor * self._weights.sum() / self._weights[atom]
+        extra = self._chart.k - len(true.weights)
+        least = 1.3 * self._chart.space.weight_floor * true.weights.sum() / true.weights[atom]
         share = np.clip(ratio / (1.0 + ratio) / extra, min(least, 0.5 / extra), 0.5 / extra)
-        direction = rng.standard_normal((extra, self._atoms.shape[1]))
+        direction = rng.standard_normal((extra, true.atoms.shape[1]))
         direction *= scale / np.linalg.norm(direction, axis=1, keepdims=True)
-        parts = self._atoms[atom] + direction - share * direction.sum(axis=0)
-        atoms, weights = self._atoms.copy(), self._weights.copy()
+        parts = true.atoms[atom] + direction - share * direction.sum(axis=0)
+        atoms, weights = true.atoms.copy(), true.weights.copy()
         atoms[atom] -= share * direction.sum(axis=0)
         weights[atom] *= 1.0 - extra * share
-        return np.append(weights, np.full(extra, share * self._weights[atom])), np.vstack([atoms, parts])
+        return np.append(weights, np.full(extra, share * true.weights[atom])), np.vstack([atoms, parts])
 
-    def _fresh(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        return np.asarray(self._draw(jax.random.split(jax.random.key(int(rng.integers(2**31))), count)))
+    def _fresh(self, place: int, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Atoms of one set drawn anew, and common parameters: (count, q) and (c,)."""
+        atoms, common = self._draw(jax.random.split(jax.random.key(int(rng.integers(2**31))), count))
+        return np.asarray(atoms)[:, place], np.asarray(common)[0, place]
 
-    def _draw_atom(self, key: jax.Array) -> Any:
-        model = self._chart.model
-        return model.adapter.draw(key, model.pretrained, FRESH_SIZE)
+
+def _drawn(chart: Chart, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """An atom and common parameters of every set: (sets, q) and (sets, c)."""
+    drawn = chart.model.draw(key, FRESH_SIZE)
+    if chart.sets == 1:
+        drawn = jax.tree.map(lambda leaf: leaf[None], drawn)
+    atom, common = drawn
+    none = jnp.zeros((chart.sets, 0), jnp.float64)
+    return _rows(atom), _rows(common) if jax.tree.leaves(common) else none
+
+
+def _rows(tree: Any) -> jax.Array:
+    return jax.vmap(lambda own: ravel_pytree(own)[0])(tree)
 
 
 def _pulled_inside(chart: Chart, z: jax.Array) -> jax.Array:
     """Shrink the factors by the largest of a few ratios that leaves a hundredth of every slack."""
+    if chart.sets > 1:
+        return chart.by_set(_pulled_inside, z.reshape(chart.sets, -1)).reshape(-1)
     ratios = jnp.asarray([1.0, 0.9, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1])
-    shrunk = jnp.concatenate(
-        [jnp.broadcast_to(z[: chart.k], (ratios.shape[0], chart.k)), ratios[:, None] * z[None, chart.k :]], axis=1
-    )
-    shrunk = shrunk.at[:, : chart.k].max(1e-3)
-    slacks = jax.vmap(chart.slacks)(shrunk)
-    inside = jnp.all(slacks[:, chart.k :] > 0.01, axis=1)
-    return shrunk[jnp.argmax(inside)]
+    excess, factors, common = chart.parts(z)
+
+    def shrunk(ratio: jax.Array) -> jax.Array:
+        return jnp.concatenate([jnp.maximum(excess, 1e-3), ratio * factors.reshape(-1), common])
+
+    tried = jax.vmap(shrunk)(ratios)
+    inside = jnp.all(jax.vmap(chart.slacks)(tried)[:, chart.k :] > 0.01, axis=1)
+    return tried[jnp.argmax(inside)]

@@ -31,7 +31,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from moe_theory.estimation.frames import Frame, enter, gauge_slice, leave, see
-from moe_theory.estimation.objective import flatten, gradient, objective, second_order
+from moe_theory.estimation.objective import HeadedDesign, flatten, gradient, objective, second_order
 from moe_theory.estimation.space import Chart
 from moe_theory.models.regression import Coefficients, Design
 from moe_theory.sampling.statistics import Statistics
@@ -59,7 +59,7 @@ class Problem(NamedTuple):
     """One lane: what is minimised."""
 
     chart: Chart
-    design: Design
+    design: Design | HeadedDesign
     data: Statistics
 
 
@@ -124,7 +124,7 @@ class View(NamedTuple):
     def coefficients(self, y: Float[Array, " z"]) -> Coefficients:
         """The atoms as the softmax sees them."""
         chart = self.problem.chart
-        return chart.model.coefficients(chart.measure(leave(chart, self.frame, y)))
+        return chart.coefficients(leave(chart, self.frame, y))
 
     def slacks(self, y: Float[Array, " z"]) -> Float[Array, " c"]:
         """Slacks of the constraints."""
@@ -149,7 +149,7 @@ class View(NamedTuple):
 
         def of_chart(point: Float[Array, " z"]) -> Float[Array, " u_c"]:
             z = leave(chart, self.frame, point)
-            return jnp.concatenate([flatten(chart.model.coefficients(chart.measure(z))), chart.slacks(z)])
+            return jnp.concatenate([flatten(chart.coefficients(z)), chart.slacks(z)])
 
         flat = second_order(self.coefficients(y), self.problem.design, self.problem.data)
         size = flat.gradient.shape[0]
@@ -386,7 +386,7 @@ def _dual_step(state: State, local: Local, move: Move) -> Float[Array, " c"]:
 def initial_state(problem: Problem, z: Float[Array, " z"]) -> State:
     """The state of a lane that starts at z, which must lie inside Theta."""
     chart = problem.chart
-    level = objective(chart.model.coefficients(chart.measure(z)), problem.design, problem.data)
+    level = objective(chart.coefficients(z), problem.design, problem.data)
     barrier = jnp.maximum(FIRST_BARRIER, FIRST_SHARE * level)
     one = jnp.ones((), jnp.float64)
     return State(

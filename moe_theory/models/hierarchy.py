@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from moe_theory.errors import InputError
-from moe_theory.models.adapters import Projections
+from moe_theory.models.adapters import AbstractAdapter, Projections
 from moe_theory.models.gauge import gauge_tangents
 from moe_theory.models.measure import MixingMeasure
 from moe_theory.models.regression import Coefficients, Design, RegressionModel
@@ -57,6 +57,26 @@ class HierarchicalModel(eqx.Module):
     def count(self) -> int:
         """H."""
         return self.outputs.shape[0]
+
+    @property
+    def adapter(self) -> AbstractAdapter:
+        """The heads' adapter; what depends on a head's own matrices has a leading head axis."""
+        return self.heads.adapter
+
+    @property
+    def frozen_count(self) -> int:
+        """Number of frozen atoms of a head."""
+        return self.heads.frozen.count
+
+    @property
+    def frozen_updates(self) -> Projections:
+        """Delta of the frozen atoms in all heads, leaves (f, H, ...), as ``effective`` takes them."""
+        return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), self.heads.frozen.updates)
+
+    @property
+    def frozen_weights(self) -> Float[Array, " f"]:
+        """Weights of the frozen atoms, averaged over heads."""
+        return jnp.mean(jnp.exp(self.heads.frozen.log_weights), axis=0)
 
     def per_head(self, function: Callable[[RegressionModel, MixingMeasure], Any], measure: MixingMeasure) -> Any:
         """function(head, the head's measure) for every head; leading axis H."""

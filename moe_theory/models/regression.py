@@ -87,6 +87,21 @@ class RegressionModel(eqx.Module):
         if not isinstance(self.frozen, FrozenAtoms):
             raise InputError("frozen must be FrozenAtoms: use frozen_pretrained(pretrained, count)")
 
+    @property
+    def frozen_count(self) -> int:
+        """Number of frozen atoms."""
+        return self.frozen.count
+
+    @property
+    def frozen_updates(self) -> Projections:
+        """Delta of the frozen atoms, leaves (f, ...), as ``effective`` takes them."""
+        return self.frozen.updates
+
+    @property
+    def frozen_weights(self) -> Float[Array, " f"]:
+        """Weights of the frozen atoms."""
+        return jnp.exp(self.frozen.log_weights)
+
     def update(self, atom: Any, common: Any = ()) -> Projections:
         """(Delta_Q, Delta_V) of one atom."""
         return self.adapter.update(atom, common, self.pretrained)

@@ -116,7 +116,7 @@ class Replicator:
     def _measure_lane(self, z: jax.Array) -> tuple[Losses, Losses, Losses, jax.Array]:
         model, truth, design = self.setup.model, self.setup.truth, self.setup.design
         fitted = self.chart.measure(z)
-        prediction = mix(model.coefficients(fitted), design).prediction
+        prediction = mix(self.chart.coefficients(z), design).prediction
         distance = jnp.sqrt(jnp.mean(jnp.sum((prediction - self.setup.values) ** 2, axis=0)))
         plain = effective_losses(model, fitted, truth, anchored=False)
         return effective_losses(model, fitted, truth), plain, factor_losses(model, fitted, truth), distance
@@ -127,10 +127,9 @@ class Replicator:
 
     def _split_lane(self, data: Statistics) -> jax.Array:
         """F at every one of `block_splits`."""
-        model, chart = self.setup.model, self.chart
 
         def value(z: jax.Array) -> jax.Array:
-            return objective(model.coefficients(chart.measure(z)), self.setup.design, data)
+            return objective(self.chart.coefficients(z), self.setup.design, data)
 
         return jax.vmap(value)(jnp.asarray(self._splits))
 

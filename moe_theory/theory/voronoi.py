@@ -120,8 +120,7 @@ def _effective_losses_of_heads(
             return effective_losses(head, own, true, anchored)
 
         return summed(jax.vmap(of_head)(model.heads, fitted, truth))
-    updates = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), model.heads.frozen.updates)
-    frozen = Points(*jax.vmap(model.effective)(updates), jnp.exp(model.heads.frozen.log_weights))
+    frozen = Points(*jax.vmap(model.effective)(model.frozen_updates), jnp.exp(model.heads.frozen.log_weights))
     if not anchored:
         frozen = Points(frozen.query[:0], frozen.value[:0], frozen.weights[:, :0])
     return _mean_over_weights(model, effective_points(model, fitted), effective_points(model, truth), frozen)
@@ -157,7 +156,8 @@ def summed(each: Losses) -> Losses:
         name: root_mean_square(getattr(each, name)) for name in ("singleton", "overfitted", "frozen", "query", "value")
     }
     pattern = jnp.where(jnp.all(each.pattern == each.pattern[0]), each.pattern[0], -1)
-    return Losses(**totals, **errors, pattern=pattern)
+    farthest = jnp.where(jnp.all(jnp.isnan(each.farthest)), jnp.nan, jnp.max(jnp.nan_to_num(each.farthest)))
+    return Losses(**totals, **errors, farthest=farthest, pattern=pattern)
 
 
 def losses(fitted: Points, true: Points, frozen: Points, divide_scale: bool) -> Losses:

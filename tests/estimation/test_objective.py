@@ -18,7 +18,7 @@ from moe_theory.estimation.trust_region import Problem, View
 from moe_theory.models.adapters import Lora, Projections, RepLora
 from moe_theory.models.experts import LinearExpert
 from moe_theory.models.gates import AttentionGate, GaussianGate
-from moe_theory.models.regression import Coefficients, RegressionModel, frozen_pretrained
+from moe_theory.models.regression import Coefficients, Design, RegressionModel, frozen_pretrained
 from moe_theory.sampling.statistics import Statistics
 
 D, K, POINTS = 4, 3, 64
@@ -111,6 +111,7 @@ def test_objective_is_a_sum_over_samples():
     setting = make_setting("attention", "lora")
     chart, (_, design, data) = setting.chart, setting.problem
     measure = chart.measure(setting.random_z())
+    assert isinstance(design, Design)
     support = np.asarray(design.output)
     slow = 0.0
     predictions = np.asarray(jax.vmap(chart.model.predict, (None, 0))(measure, jnp.asarray(support)))
