@@ -1,26 +1,35 @@
 """From a specification to the objects that are computed with."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe_theory.estimation.space import ParameterSpace
-from moe_theory.models.adapters import AbstractAdapter, Lora, Projections, RepLora
+from moe_theory.errors import InputError
+from moe_theory.estimation.objective import HeadedDesign, design_of
+from moe_theory.estimation.space import Chart, ParameterSpace
+from moe_theory.models.adapters import AbstractAdapter, Dial, Lora, Projections, RepLora
+from moe_theory.models.decomposed import DecomposedAtom, dora, doran
+from moe_theory.models.embedded import Embedded
 from moe_theory.models.experts import LinearExpert
 from moe_theory.models.gates import AbstractGate, AttentionGate, GaussianGate
+from moe_theory.models.hierarchy import HierarchicalModel, hierarchical
 from moe_theory.models.measure import MixingMeasure
 from moe_theory.models.regression import Design, RegressionModel, frozen_pretrained
 from moe_theory.precision import require_x64
 from moe_theory.sampling.inputs import finite_support
-from moe_theory.study.spec import ProblemSpec
+from moe_theory.study.spec import DECOMPOSED, EMBEDDED, ProblemSpec
 
 NO_FLOOR = 1e-9
 """Least share of an atom's weight where no floor is asked for: it keeps log-weights finite and never binds."""
 
 UPDATE_SIZE = 1.5
 """|| Delta ||_F of each matrix of a true atom; the pre-trained matrices have singular values 0.5 (query), 1 (value)."""
+
+
+DECOMPOSED_SIZE = 0.8
+"""|| Delta_0 ||_F of a true atom of DoRA and DoRAN, beside pre-trained columns of norm 0.5 (query) and 1 (value)."""
 
 
 class Setup(NamedTuple):
@@ -36,9 +45,9 @@ class Setup(NamedTuple):
         sigma: noise standard deviation.
     """
 
-    model: RegressionModel
+    model: RegressionModel | HierarchicalModel
     truth: MixingMeasure
-    design: Design
+    design: Design | HeadedDesign
     values: np.ndarray
     space: ParameterSpace
     k_fit: int
@@ -48,31 +57,50 @@ class Setup(NamedTuple):
 def build(problem: ProblemSpec) -> Setup:
     """The fixed, stated instance of a problem.
 
-    M_Q is half a random orthogonal matrix, M_V and M_K are random orthogonal, kappa ~ N(0, I/4); true atoms have
-    c = 0 and random rank-r updates with || Delta ||_F = 1.5 (bounded activations: entries inside their range).
-    All are functions of ``problem_seed`` alone.
+    For every head M_Q is half a random orthogonal matrix, M_V and M_K are random orthogonal, kappa ~ N(0, I/4), the
+    embeddings U and R are random orthogonal; O_h is a random orthogonal matrix over sqrt(H), and I for one head. True
+    atoms have c = 0 and random rank-r updates with || Delta ||_F = 1.5 (|| Delta_0 ||_F = 0.8 before normalisation;
+    bounded activations: entries inside their range). All are functions of ``problem_seed`` alone.
 
     Raises:
-        InputError: if float64 is off.
+        InputError: if float64 is off, or the truth does not lie in Theta.
     """
     require_x64()
     rng = np.random.default_rng(problem.problem_seed)
     d = problem.dimension
-    pretrained = Projections(jnp.asarray(0.5 * _orthogonal(rng, d)), jnp.asarray(_orthogonal(rng, d)))
-    gate = _gate(problem, rng)
-    adapter = _adapter(problem)
-    model = RegressionModel(
-        gate, LinearExpert(), adapter, pretrained, frozen_pretrained(pretrained, int(problem.anchored))
-    )
+    heads = [_head(problem, rng) for _ in range(problem.heads)]
+    shared = problem.adapter in EMBEDDED
+    if problem.heads == 1 and not shared:
+        model = heads[0]
+    else:
+        outputs = np.stack([_orthogonal(rng, d) if problem.heads > 1 else np.eye(d) for _ in heads])
+        model = hierarchical(heads, jnp.asarray(outputs / np.sqrt(problem.heads)), shared_atoms=shared)
     support = finite_support(problem.input_law, problem.support, d, problem.problem_seed)
     truth = _truth(problem, model)
     values = np.asarray(jax.vmap(model.predict, (None, 0))(truth, jnp.asarray(support)).T)
     space = ParameterSpace(problem.radius, max(problem.weight_floor, NO_FLOOR), problem.weight_cap)
-    return Setup(model, truth, model.design(jnp.asarray(support)), values, space, problem.k_fit, problem.sigma)
+    _check_inside(Chart(model, space, problem.k_true), truth)
+    return Setup(model, truth, design_of(model, jnp.asarray(support)), values, space, problem.k_fit, problem.sigma)
+
+
+def _check_inside(chart: Chart, truth: MixingMeasure) -> None:
+    least = float(jnp.min(chart.slacks(chart.coordinates(truth))))
+    if least <= 0.0:
+        raise InputError(
+            f"the truth does not lie inside the parameter space (slack {least:.2g}): enlarge radius or weight_cap, or "
+            "choose another problem_seed"
+        )
 
 
 def _orthogonal(rng: np.random.Generator, d: int) -> np.ndarray:
     return np.linalg.qr(rng.standard_normal((d, d)))[0]
+
+
+def _head(problem: ProblemSpec, rng: np.random.Generator) -> RegressionModel:
+    d = problem.dimension
+    pretrained = Projections(jnp.asarray(0.5 * _orthogonal(rng, d)), jnp.asarray(_orthogonal(rng, d)))
+    gate, frozen = _gate(problem, rng), frozen_pretrained(pretrained, int(problem.anchored))
+    return RegressionModel(gate, LinearExpert(), _adapter(problem, rng), pretrained, frozen)
 
 
 def _gate(problem: ProblemSpec, rng: np.random.Generator) -> AbstractGate:
@@ -81,18 +109,44 @@ def _gate(problem: ProblemSpec, rng: np.random.Generator) -> AbstractGate:
     return GaussianGate(jnp.asarray(0.5 * rng.standard_normal(problem.dimension)))
 
 
-def _adapter(problem: ProblemSpec) -> AbstractAdapter:
-    return Lora(problem.rank) if problem.adapter == "lora" else RepLora(problem.rank, problem.activation)
+def _adapter(problem: ProblemSpec, rng: np.random.Generator) -> AbstractAdapter:
+    rank, activation = problem.rank, problem.activation
+    if problem.adapter in EMBEDDED:
+        inner = RepLora(rank, activation) if problem.adapter == "hora" else Lora(rank, activation)
+        left, right = (jnp.asarray(_orthogonal(rng, problem.dimension)) for _ in range(2))
+        return Embedded(inner, left, right)
+    return {
+        "lora": lambda: Lora(rank),
+        "replora": lambda: RepLora(rank, activation),
+        "dora": lambda: dora(rank, problem.magnitudes, problem.tau),
+        "doran": lambda: doran(rank, activation, problem.magnitudes, problem.tau),
+        "dial": lambda: Dial(rank, problem.eta),
+    }[problem.adapter]()
 
 
-def _truth(problem: ProblemSpec, model: RegressionModel) -> MixingMeasure:
+def _truth(problem: ProblemSpec, model: RegressionModel | HierarchicalModel) -> MixingMeasure:
     keys = jax.random.split(jax.random.key(problem.problem_seed + 1), problem.k_true)
-    atoms = jax.vmap(lambda key: model.adapter.draw(key, model.pretrained, UPDATE_SIZE))(keys)
+    size = DECOMPOSED_SIZE if problem.adapter in DECOMPOSED else UPDATE_SIZE
+
+    def draw(key: jax.Array) -> Any:
+        if isinstance(model, HierarchicalModel):
+            return model.draw(key, size)[0]
+        return model.adapter.draw(key, model.pretrained, size)
+
+    atoms, common = jax.vmap(draw)(keys), model.draw(keys[0], size)[1]
     if problem.activation == "identity":
-        atoms = jax.tree.map(_normalised, atoms)
-    return MixingMeasure(jnp.zeros(problem.k_true, jnp.float64), atoms)
+        atoms = _normalised(atoms, size)
+    weights = jnp.zeros(problem.k_true, jnp.float64)
+    if isinstance(model, HierarchicalModel) and not model.shared_atoms:
+        atoms = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), atoms)
+        weights = jnp.zeros((model.count, problem.k_true), jnp.float64)
+    return MixingMeasure(weights, atoms, common)
 
 
-def _normalised(factors: jax.Array) -> jax.Array:
-    """Rank one: || B || = || A || = sqrt(1.5), so that || B A ||_F = 1.5; higher ranks: of that order."""
-    return factors * jnp.sqrt(UPDATE_SIZE) / jnp.linalg.norm(factors, axis=(-2, -1), keepdims=True)
+def _normalised(atoms: Any, size: float) -> Any:
+    """Rank one: || B || = || A || = sqrt(size), so that || B A ||_F = size; higher ranks: of that order."""
+    if isinstance(atoms, DecomposedAtom):
+        return atoms._replace(low_rank=_normalised(atoms.low_rank, size))
+    return jax.tree.map(
+        lambda factors: factors * jnp.sqrt(size) / jnp.linalg.norm(factors, axis=(-2, -1), keepdims=True), atoms
+    )

@@ -105,10 +105,21 @@ Size = Annotated[int, Field(ge=1, le=LARGEST_SIZE)]
 Sizes = Annotated[tuple[Size, ...], Field(min_length=1), BeforeValidator(_read_sizes)]
 
 
-def free_parameters(dimension: int, rank: int, atoms: int, adapter: str) -> int:
-    """Count the free parameters of a fit: k (1 + 2 r d) for shared factors, k (1 + 4 r d) for LoRA."""
-    projections = 2 if adapter == "lora" else 1
-    return atoms * (1 + 2 * rank * dimension * projections)
+ADAPTERS = ("lora", "replora", "dora", "doran", "dial", "hora", "hora-heads")
+DECOMPOSED = ("dora", "doran")
+OWN_PAIRS = ("lora", "dora", "dial", "hora-heads")
+"""Adapters whose query and value have a pair (B, A) each."""
+GENERATED = ("replora", "doran", "hora", "hora-heads")
+"""Adapters whose factors may pass through an activation."""
+EMBEDDED = ("hora", "hora-heads")
+"""Adapters of which all heads share the atoms."""
+
+
+def free_parameters(dimension: int, rank: int, atoms: int, adapter: str, heads: int = 1) -> int:
+    """Count the weights and factors of a fit: k (1 + 2 r d) for one pair, k (1 + 4 r d) for two, heads times that
+    where each head has atoms of its own."""
+    projections = 2 if adapter in OWN_PAIRS else 1
+    return atoms * (1 + 2 * rank * dimension * projections) * (1 if adapter in EMBEDDED else heads)
 
 
 class _Specification(BaseModel):
@@ -128,7 +139,11 @@ class ProblemSpec(_Specification):
         sigma: standard deviation of the Gaussian noise on every output.
         gate: how an atom scores an input.
         adapter: how an atom's free parameters make the adapted matrices.
-        activation: elementwise activation of RepLoRA's factors; 'identity' is linear RepLoRA.
+        activation: elementwise activation of generated factors (RepLoRA, DoRAN, HoRA); 'identity' is the linear variant.
+        magnitudes: of DoRA and DoRAN: fixed (the pre-trained norms), global (one vector for all atoms) or free.
+        tau: of DoRA and DoRAN: 0, a positive number, or 'free' (positive, for all atoms).
+        eta: of the dial: share of the query's update in the value's, 0 <= eta < 1.
+        heads: attention heads, each with its own pre-trained matrices; 'hora' and 'hora-heads' share atoms between them.
         anchored: whether one frozen atom (Delta = 0, c = 0) anchors the softmax.
         support: M, number of points of the inputs' finite support.
         input_law: law that the support points are mapped to.
@@ -144,8 +159,12 @@ class ProblemSpec(_Specification):
     k_fit: int = 3
     sigma: Positive = 1.0
     gate: Literal["attention", "gaussian"] = "attention"
-    adapter: Literal["lora", "replora"] = "lora"
+    adapter: Literal["lora", "replora", "dora", "doran", "dial", "hora", "hora-heads"] = "lora"
     activation: Literal["identity", "tanh", "sigmoid"] = "identity"
+    magnitudes: Literal["fixed", "global", "free"] = "fixed"
+    tau: Annotated[Real, Field(ge=0)] | Literal["free"] = 0.0
+    eta: Annotated[Real, Field(ge=0, lt=1)] = 0.0
+    heads: Annotated[int, Field(ge=1)] = 1
     anchored: bool = True
     support: int = 512
     input_law: Literal["uniform", "gaussian"] = "uniform"
@@ -177,16 +196,28 @@ class ProblemSpec(_Specification):
     @field_validator("activation")
     @classmethod
     def _activation_is_used(cls, activation: str, info: _Info) -> str:
-        if activation != "identity" and info.data.get("adapter") == "lora":
-            raise ValueError("LoRA has no activation: use activation 'identity', or adapter 'replora'")
+        adapter = info.data.get("adapter")
+        if activation != "identity" and adapter not in (None, *GENERATED):
+            raise ValueError(f"{adapter} has no activation: use 'identity', or one of {', '.join(GENERATED)}")
         return activation
+
+    @field_validator("magnitudes", "tau", "eta")
+    @classmethod
+    def _belongs_to_the_adapter(cls, value: Any, info: _Info) -> Any:
+        name, adapter = info.field_name, info.data.get("adapter")
+        default = cls.model_fields[name].default
+        users = ("dial",) if name == "eta" else DECOMPOSED
+        if value != default and adapter not in (None, *users):
+            raise ValueError(f"{adapter} has no {name}: leave it at {default!r}, or use {' or '.join(users)}")
+        return value
 
     @field_validator("support")
     @classmethod
     def _support_is_rich(cls, support: int, info: _Info) -> int:
         known = info.data
         if {"dimension", "rank", "k_fit", "adapter"} <= known.keys():
-            least = free_parameters(known["dimension"], known["rank"], known["k_fit"], known["adapter"])
+            size = (known["dimension"], known["rank"], known["k_fit"], known["adapter"], known.get("heads", 1))
+            least = free_parameters(*size)
             if support < least:
                 raise ValueError(f"support must be at least {least}, one point per free parameter of the fit")
         return support
@@ -239,11 +270,12 @@ def problem_hash(sweep: SweepSpec) -> str:
     """Name what the row (n, replication) of a sweep depends on: problem, seed, starts and `RESULTS_REVISION`.
 
     Sizes and replications are left out, so that an extended grid finds its rows again; the block of lanes
-    too, because it changes rows by rounding only and is recorded with them.
+    too, because it changes rows by rounding only and is recorded with them. Settings of the problem at their defaults are
+    left out as well, so that a setting that is added later renames no row.
     """
     return _digest(
         {
-            "problem": sweep.problem.model_dump(mode="json"),
+            "problem": sweep.problem.model_dump(mode="json", exclude_defaults=True),
             "seed": sweep.seed,
             "starts": sweep.starts,
             "revision": RESULTS_REVISION,
