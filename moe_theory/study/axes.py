@@ -141,9 +141,9 @@ def _measured(series: Series) -> str:
         parts.append(f"plateau {np.exp(series.fit.parameters['log_constant']):.2g}")
     elif series.fit is not None and series.fit.name == "inverse-log":
         parts.append(f"$(\\log\\,n)^{{{-series.fit.parameters['tau']:.2f}}}$")
-    if series.exponent is not None:
+    elif series.exponent is not None:
         interval = "" if series.interval is None else f" [{series.interval[0]:.3f}, {series.interval[1]:.3f}]"
-        parts.append(("exponent " if parts else "") + f"{series.exponent:.3f}{interval}".replace("-", "−"))
+        parts.append(f"{series.exponent:.3f}{interval}".replace("-", "−"))
     if series.reference is not None:
         parts.append(f"predicted {fraction(series.reference)}".replace("-", "−"))
     return f"{series.label}: {', '.join(parts)}" if parts else series.label

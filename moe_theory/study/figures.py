@@ -123,7 +123,7 @@ def _draw(panels: Sequence[Panel]) -> Figure:
         legend = figure.add_subplot(grid[3, i])
         legend.set_axis_off()
         handles, texts = zip(*legend_entries(panel), strict=True)
-        legend.legend(handles, texts, loc="upper left")
+        legend.legend(handles, texts, loc="upper left").set_in_layout(False)  # a long text must not narrow the axes
     figure.align_ylabels()
     figure.supxlabel(_KEY, x=0.01, ha="left", fontsize=6.5, color=GREY)
     figure.draw_without_rendering()

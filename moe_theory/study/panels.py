@@ -28,9 +28,9 @@ _QUANTITIES: dict[str, tuple[str, int]] = {  # column: label and look, so that i
     "singleton_error": ("singleton atoms", 2),
     "overfitted_error": ("over-fitted atoms", 3),
     "overfitted_value_error": ("over-fitted value matrices", 3),
-    "D_12_confidence_highest": ("largest $D_{12}$ in the 95 % set", 4),
-    "D_12_truth_highest": ("largest $D_{12}$, fits as good as the truth", 5),
-    "D_12_highest": ("largest $D_{12}$ within $10^{-3}$", 6),
+    "D_12_confidence_highest": ("max $D_{12}$ in the 95 % set", 4),
+    "D_12_truth_highest": ("max $D_{12}$ where $F \\leq F(G_*)$", 5),
+    "D_12_highest": ("max $D_{12}$ within $10^{-3}$", 6),
     "farthest_error": ("farthest over-fitted atom", 4),
 }
 
@@ -186,7 +186,7 @@ def _series(
     label = f"{label}, mean" if statistic == "mean" else label
     fit, exponent, interval = _fits(curve, fit_from, verdict)
     identified = tail = None
-    if column == "D_12" and set(IDENTIFIED_SET) <= set(frame.columns):
+    if column == "D_12" and statistic == "median" and set(IDENTIFIED_SET) <= set(frame.columns):
         low, high = (_quantile(frame, bound, 0.5, curve.n) for bound in IDENTIFIED_SET)
         identified = None if np.isnan(low + high).all() else (low, high)
     if column == "overfitted_error" and tail_level is not None:
