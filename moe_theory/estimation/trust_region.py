@@ -39,6 +39,8 @@ from moe_theory.sampling.statistics import Statistics
 FIRST_BARRIER = 1.0
 FIRST_SHARE = 0.01
 SMALLEST_BARRIER = 1e-6
+SMALLEST_GAP = 9e-5
+"""The barrier ends at ``SMALLEST_BARRIER``, or lower where many constraints would add up to a larger gap."""
 DECREMENT = 1e-5
 CENTRALITY = 1.0
 RESOLUTION = 3e-15
@@ -344,11 +346,12 @@ def step(problem: Problem, state: State) -> State:
     gain, unresolved, negative = newton_decrement(local.spectrum)
     central = jnp.max(jnp.abs(here.multipliers * local.slacks / here.barrier - 1.0)) <= CENTRALITY
     settled = (gain <= DECREMENT) & ~negative & (unresolved <= UNRESOLVED_GAIN) & central
-    done = settled & (state.barrier <= SMALLEST_BARRIER)
+    last = min(SMALLEST_BARRIER, SMALLEST_GAP / local.slacks.shape[0])
+    done = settled & (state.barrier <= last)
 
     move = attempt(view, here, local)
     z = jnp.where(move.accepted, chart.balanced(leave(chart, seen.frame, move.y)), here.z)
-    barrier = _next_barrier(here.barrier, local.value, (gain <= here.barrier) & ~negative)
+    barrier = _next_barrier(here.barrier, local.value, (gain <= here.barrier) & ~negative, last)
     multipliers = _dual_step(here, local, move)
     ideal = barrier / chart.slacks(z)
     stalled = ~move.accepted & (move.radius < SHORTEST_RADIUS)
@@ -362,10 +365,12 @@ def step(problem: Problem, state: State) -> State:
     return jax.tree.map(lambda new, old: jnp.where(state.status == RUNNING, new, old), after, state)
 
 
-def _next_barrier(barrier: Float[Array, ""], level: Float[Array, ""], ready: Bool[Array, ""]) -> Float[Array, ""]:
+def _next_barrier(
+    barrier: Float[Array, ""], level: Float[Array, ""], ready: Bool[Array, ""], last: float
+) -> Float[Array, ""]:
     """Tenfold (later superlinearly) lower once a minimum of phi_mu is near, and never above a share of F."""
     lower = jnp.minimum(0.1 * barrier, jnp.minimum(barrier, 1.0) ** 1.5)
-    lower = jnp.where(ready, jnp.maximum(SMALLEST_BARRIER, lower), barrier)
+    lower = jnp.where(ready, jnp.maximum(last, lower), barrier)
     return jnp.minimum(lower, jnp.maximum(FIRST_BARRIER, FIRST_SHARE * level))
 
 

@@ -139,11 +139,11 @@ class ProblemSpec(_Specification):
         sigma: standard deviation of the Gaussian noise on every output.
         gate: how an atom scores an input.
         adapter: how an atom's free parameters make the adapted matrices.
-        activation: elementwise activation of generated factors (RepLoRA, DoRAN, HoRA); 'identity' is the linear variant.
+        activation: elementwise activation of generated factors (RepLoRA, DoRAN, HoRA); 'identity' is the linear one.
         magnitudes: of DoRA and DoRAN: fixed (the pre-trained norms), global (one vector for all atoms) or free.
         tau: of DoRA and DoRAN: 0, a positive number, or 'free' (positive, for all atoms).
         eta: of the dial: share of the query's update in the value's, 0 <= eta < 1.
-        heads: attention heads, each with its own pre-trained matrices; 'hora' and 'hora-heads' share atoms between them.
+        heads: attention heads with pre-trained matrices of their own; 'hora' and 'hora-heads' share their atoms.
         anchored: whether one frozen atom (Delta = 0, c = 0) anchors the softmax.
         support: M, number of points of the inputs' finite support.
         input_law: law that the support points are mapped to.
@@ -270,8 +270,8 @@ def problem_hash(sweep: SweepSpec) -> str:
     """Name what the row (n, replication) of a sweep depends on: problem, seed, starts and `RESULTS_REVISION`.
 
     Sizes and replications are left out, so that an extended grid finds its rows again; the block of lanes
-    too, because it changes rows by rounding only and is recorded with them. Settings of the problem at their defaults are
-    left out as well, so that a setting that is added later renames no row.
+    too, because it changes rows by rounding only and is recorded with them. Settings of the problem at their
+    defaults are left out as well, so that a setting that is added later renames no row.
     """
     return _digest(
         {

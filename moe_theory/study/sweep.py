@@ -30,7 +30,7 @@ def sweep_of(claim: Claim, **changes: Any) -> SweepSpec:
     Raises:
         InputError: for settings that are out of range; all are named.
     """
-    return revise(SweepSpec(), problem=dict(claim.problem), **changes)
+    return revise(SweepSpec(), problem=dict(claim.problem), **{**claim.sweep, **changes})
 
 
 Cell = tuple[int, int, int]

@@ -1,7 +1,8 @@
 """The claims table: what is measured, where it comes from, and what theory predicts before anything is sampled."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +15,8 @@ QUARTER = Prediction("power", -0.25)
 NO_POWER = Prediction("no-power")
 
 REPLORA = "RepLoRA (Truong et al., ICML 2025, arXiv 2502.03044), in the toolkit's own notation"
+DORAN = "DoRAN (Diep et al., arXiv 2510.04331), in the toolkit's own notation"
+HORA = "HoRA (Diep et al., arXiv 2510.04295), in the toolkit's own notation"
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Claim:
         others: further measures, each with a verdict of its own.
         problem: settings of the problem that differ from the defaults.
         identified_set: whether the range of D over the identified set is computed (the objective leaves it open).
+        sweep: settings of the sweep (sizes, replications) that differ from the defaults.
     """
 
     id: str
@@ -64,6 +68,7 @@ class Claim:
     others: tuple[Measure, ...] = ()
     problem: Mapping[str, Any] = field(default_factory=dict)
     identified_set: bool = False
+    sweep: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _exact(column_from: float = 1e4) -> tuple[Measure, tuple[Measure, ...]]:
@@ -89,24 +94,40 @@ CONFIDENCE = "largest D_12 in the 95 % likelihood-ratio set"
 AS_GOOD = "largest D_12 of fits as good as the truth"
 
 
-def _claim(name: str, model: str, exact: bool, statement: str, more: tuple[Measure, ...] = (), **problem: Any) -> Claim:
+def _claim(
+    name: str,
+    model: str,
+    exact: bool,
+    statement: str,
+    more: tuple[Measure, ...] = (),
+    source: str = REPLORA,
+    sweep: Mapping[str, Any] = MappingProxyType({}),
+    **problem: Any,
+) -> Claim:
+    """A claim of polynomial rates: n^-1/2, and n^-1/4 for over-fitted atoms."""
     main, others = _exact() if exact else _over()
-    others = (*others, *more)
-    identified_set = any(measure.column == "D_12_truth_highest" for measure in more)
     sizes = {"k_fit": 2} if exact else {}
     return Claim(
-        name, model, "exact" if exact else "over", statement, REPLORA, main, others, MappingProxyType(problem | sizes),
-        identified_set,
+        name, model, "exact" if exact else "over", statement, source, main, (*others, *more),
+        MappingProxyType(sizes | problem), any(measure.column == "D_12_truth_highest" for measure in more), sweep,
     )  # fmt: skip
 
 
-def _lora_over(name: str, model: str, **problem: Any) -> Claim:
+def _slow(
+    name: str,
+    model: str,
+    statement: str = "the value matrices of over-fitted atoms do not converge at any power of n",
+    source: str = REPLORA + "; theory section 7, 'why the slow ones are slow'",
+    sweep: Mapping[str, Any] = MappingProxyType({}),
+    **problem: Any,
+) -> Claim:
+    """A claim that no power law holds for the parameters, although one holds for the function."""
     return Claim(
         id=name,
         model=model,
         specification="over",
-        statement="the value matrices of over-fitted atoms do not converge at any power of n",
-        source=REPLORA + "; theory section 7, 'why the slow ones are slow'",
+        statement=statement,
+        source=source,
         main=Measure("D_12_truth_highest", AS_GOOD, NO_POWER, OVER_FROM),
         others=(
             Measure("D_12_confidence_highest", f"{CONFIDENCE}, mean", NO_POWER, OVER_FROM, "mean"),
@@ -117,8 +138,9 @@ def _lora_over(name: str, model: str, **problem: Any) -> Claim:
             ),
             Measure("function_error", "function error", HALF, 1e4),
         ),
-        problem=MappingProxyType({"adapter": "lora", **problem}),
+        problem=MappingProxyType(problem),
         identified_set=True,
+        sweep=sweep,
     )
 
 
@@ -126,24 +148,57 @@ def _farthest(prediction: Prediction) -> Measure:
     return Measure("farthest_error", "farthest over-fitted atom", prediction, OVER_FROM, conditional=True)
 
 
+AS_GOOD_HALF = Measure("D_12_truth_highest", AS_GOOD, HALF, OVER_FROM)
+
+TABLE_SWEEP = MappingProxyType({"sizes": "1e5:1e11:4", "replications": 16})
+"""Of the table of DoRA's and DoRAN's variants: enough to see a law, cheap enough for eighteen of them."""
+
+
+def _decomposed_table() -> Iterator[Claim]:
+    """DoRA and DoRAN for every kind of magnitudes and of tau, with the law that our derivation predicts.
+
+    Free magnitudes leave a split of the value's magnitudes (and, non-shared, of its factors) invisible, whatever tau
+    and sharing are. Fixed and global ones do not (``models.decomposed``).
+    """
+    for adapter, magnitudes, tau in product(("dora", "doran"), ("fixed", "global", "free"), (0.0, 0.5, "free")):
+        name = f"{adapter}-{magnitudes}-tau-{tau if tau else 0}"
+        model = f"{'DoRA' if adapter == 'dora' else 'DoRAN tanh'}, {magnitudes} magnitudes, tau {tau if tau else 0}"
+        problem: dict[str, Any] = {"adapter": adapter, "magnitudes": magnitudes, "tau": tau}
+        if adapter == "doran":
+            problem["activation"] = "tanh"
+        if magnitudes == "free":
+            yield _slow(name, model, _INVISIBLE, DORAN + "; our derivation", TABLE_SWEEP, **problem)
+        else:
+            yield _claim(
+                name, model, False, _VISIBLE, (AS_GOOD_HALF,), DORAN + "; our derivation", TABLE_SWEEP, **problem
+            )
+
+
+_TABLE_SOURCE = f"{DORAN}; our derivation (models.decomposed)"
+_INVISIBLE = "free magnitudes can be split without a trace: no power law, shared or not, for any tau"
+_VISIBLE = "columns of given length bend the split: D_12 at n^-1/2, over-fitted atoms at n^-1/4"
 _ROOT = "parameters are estimated at n^-1/2"
 _SPLIT = "D_12 falls as n^-1/2: single atoms at n^-1/2, over-fitted ones at n^-1/4 with the weight floor"
+
+_DORAN: dict[str, Any] = {"adapter": "doran", "activation": "tanh", "magnitudes": "global", "tau": "free"}
+_DORA: dict[str, Any] = {"adapter": "dora", "magnitudes": "free"}
+_HORA: dict[str, Any] = {"adapter": "hora", "activation": "tanh", "heads": 2}
 
 CLAIMS: Mapping[str, Claim] = MappingProxyType(
     {
         claim.id: claim
         for claim in (
             _claim("lora-exact", "LoRA", True, _ROOT, adapter="lora"),
-            _lora_over("lora-over", "LoRA"),
+            _slow("lora-over", "LoRA", adapter="lora"),
             _claim("replora-linear-exact", "RepLoRA linear", True, _ROOT, adapter="replora"),
             _claim(
                 "replora-linear-over", "RepLoRA linear", False, _SPLIT,
-                (Measure("D_12_truth_highest", AS_GOOD, HALF, OVER_FROM), _farthest(QUARTER)), adapter="replora",
+                (AS_GOOD_HALF, _farthest(QUARTER)), adapter="replora",
             ),
             _claim("replora-tanh-exact", "RepLoRA tanh", True, _ROOT, adapter="replora", activation="tanh"),
             _claim("replora-tanh-over", "RepLoRA tanh", False, _SPLIT, adapter="replora", activation="tanh"),
             _claim("replora-sigmoid-over", "RepLoRA sigmoid", False, _SPLIT, adapter="replora", activation="sigmoid"),
-            _lora_over("lora-over-gaussian", "LoRA, Gaussian gate", gate="gaussian"),
+            _slow("lora-over-gaussian", "LoRA, Gaussian gate", adapter="lora", gate="gaussian"),
             _claim(
                 "replora-linear-over-gaussian", "RepLoRA linear, Gaussian gate", False, _SPLIT,
                 adapter="replora", gate="gaussian",
@@ -153,6 +208,30 @@ CLAIMS: Mapping[str, Claim] = MappingProxyType(
                 "D_12 still falls as n^-1/2; without a floor the extra atom may leave with a vanishing weight",
                 (_farthest(NO_POWER),), adapter="replora", weight_floor=0.0,
             ),
+            _claim("doran-exact", "DoRAN tanh", True, _ROOT, source=DORAN, **_DORAN),
+            _claim("doran-over", "DoRAN tanh", False, _SPLIT, (AS_GOOD_HALF,), DORAN, **_DORAN),
+            _claim(
+                "doran-over-gaussian", "DoRAN tanh, Gaussian gate", False, _SPLIT, (AS_GOOD_HALF,), DORAN,
+                gate="gaussian", **_DORAN,
+            ),
+            _slow("dora-over", "DoRA, free magnitudes", source=DORAN, **_DORA),
+            _slow("dora-over-gaussian", "DoRA, free magnitudes, Gaussian gate", source=DORAN, gate="gaussian", **_DORA),
+            _slow("mh-lora-over", "LoRA, 2 heads", source=HORA, adapter="lora", heads=2),
+            _claim("hora-exact", "HoRA tanh, 2 heads", True, _ROOT, source=HORA, **_HORA),
+            _claim("hora-over", "HoRA tanh, 2 heads", False, _SPLIT, (AS_GOOD_HALF,), HORA, **_HORA),
+            _claim(
+                "hora-over-gaussian", "HoRA tanh, 2 heads, Gaussian gate", False, _SPLIT, (AS_GOOD_HALF,), HORA,
+                gate="gaussian", **_HORA,
+            ),
+            _slow(
+                "hora-heads-over", "shared by 2 heads, not by query and value", adapter="hora-heads", activation="tanh",
+                heads=2, source=HORA + "; which sharing matters is our question",
+            ),
+            _claim(
+                "mh-replora-over", "RepLoRA tanh, 2 heads", False, _SPLIT, (AS_GOOD_HALF,),
+                HORA + "; which sharing matters is our question", adapter="replora", activation="tanh", heads=2,
+            ),
+            *_decomposed_table(),
         )
     }
 )  # fmt: skip
