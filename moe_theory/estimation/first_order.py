@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from moe_theory.errors import InputError
@@ -80,19 +81,20 @@ def descend(
         steps: how many; there is no other stop.
     """
     size = jnp.sum(jnp.asarray(data.precision))
+    first, unravel = ravel_pytree(start)
 
-    def loss(measure: MixingMeasure) -> Float[Array, ""]:
-        return objective(model.coefficients(measure), design, data) / size
+    def loss(point: Float[Array, " p"]) -> Float[Array, ""]:
+        return objective(model.coefficients(unravel(point)), design, data) / size
 
     def advance(
-        carry: tuple[MixingMeasure, optax.OptState], _: None
-    ) -> tuple[tuple[MixingMeasure, optax.OptState], Float[Array, ""]]:
-        measure, memory = carry
-        coefficients, pull = jax.vjp(model.coefficients, measure)
+        carry: tuple[Float[Array, " p"], optax.OptState], _: None
+    ) -> tuple[tuple[Float[Array, " p"], optax.OptState], Float[Array, ""]]:
+        point, memory = carry
+        coefficients, pull = jax.vjp(lambda at: model.coefficients(unravel(at)), point)
         value, by_coefficient = gradient(coefficients, design, data)
-        slope = jax.tree.map(lambda leaf: leaf / size, pull(by_coefficient)[0])
-        change, memory = method.update(slope, memory, measure, value=value / size, grad=slope, value_fn=loss)
-        return (optax.apply_updates(measure, change), memory), value
+        slope = pull(by_coefficient)[0] / size
+        change, memory = method.update(slope, memory, point, value=value / size, grad=slope, value_fn=loss)
+        return (point + jnp.asarray(change), memory), value
 
-    (measure, _), history = jax.lax.scan(advance, (start, method.init(start)), length=steps)
-    return Descent(measure, loss(measure) * size, history)
+    (last, _), history = jax.lax.scan(advance, (first, method.init(first)), length=steps)
+    return Descent(unravel(last), loss(last) * size, history)

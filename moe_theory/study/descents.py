@@ -125,12 +125,15 @@ def descent_table(drawn: Sequence[tuple[Panel, pd.DataFrame]], columns: Mapping[
         columns: errors shown, with their names in words.
     """
     rows = [["optimiser", *columns.values(), "decrement", "F above the first's", "certified"]]
-    reference = drawn[0][1].set_index(["n", "replication"])["excess"]
+    keys = ["n", "replication"]
+    reference = drawn[0][1][[*keys, "excess"]]
     for panel, frame in drawn:
         by_name = {series.name: series for series in panel.series}
-        above = (frame.set_index(["n", "replication"])["excess"] - reference).median()
-        share = 100 * float(frame["certified"].astype(float).mean())
-        last = [f"{frame['decrement'].median():.2g}", f"{above:.2g}", f"{share:.1f} %"]
+        both = frame[[*keys, "excess"]].merge(reference, on=keys, suffixes=("", "_first"))
+        above = np.median(both["excess"].to_numpy() - both["excess_first"].to_numpy())
+        share = 100 * np.mean(frame["certified"].to_numpy(dtype=np.float64))
+        decrement = np.median(frame["decrement"].to_numpy())
+        last = [f"{decrement:.2g}", f"{above:.2g}", f"{share:.1f} %"]
         rows.append([panel.title, *(_exponent(by_name.get(column)) for column in columns), *last])
     return aligned(rows)
 
