@@ -44,7 +44,8 @@ def compare(n: int, replications: int) -> None:
         return objective(setup.model.coefficients(chart.measure(z)), setup.design, data)  # pyright: ignore[reportArgumentType]
 
     compiled = jax.jit(value), jax.jit(jax.grad(value)), jax.jit(jax.hessian(value))
-    slacks, slopes = jax.jit(chart.slacks), jax.jit(jax.jacobian(chart.slacks))
+    # A bound method of a module with arrays is not hashable, as jit's cache wants it; a function of z is.
+    slacks, slopes = jax.jit(lambda z: chart.slacks(z)), jax.jit(jax.jacobian(chart.slacks))
     constraint = NonlinearConstraint(
         lambda z: np.asarray(slacks(z)),
         0.0,
@@ -73,8 +74,8 @@ def compare(n: int, replications: int) -> None:
             continue  # compiles
         ratios.append((ended - middle) / (middle - begun))
         print(
-            f"replication {replication}: moe_theory {ours:9.4f} in {middle - begun:6.2f} s, scipy trust-constr "
-            f"{found.fun - truth:9.4f} in {ended - middle:6.2f} s, {found.nit} iterations"
+            f"replication {replication}: moe_theory {ours:9.4f} in {middle - begun:6.3f} s, scipy trust-constr "
+            f"{found.fun - truth:9.4f} in {ended - middle:6.3f} s, {found.nit} iterations"
         )
     print(f"ratio of times, median: {np.median(ratios):.1f}")
 

@@ -13,20 +13,25 @@ from moe_theory.study.tables import verdict_table
 from moe_theory.theory.claims import claim_named
 
 
-def main(claims: Sequence[str], sizes: str, replications: int, seed: int, description: str | None) -> None:
-    """Run the claims with the script's numbers (or smoke sizes), print the verdict table, draw the figures."""
+def options(description: str | None) -> argparse.Namespace:
+    """What every script takes: --smoke, --results, --figures, --workers."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="seconds instead of minutes; decides nothing")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of stored results")
     parser.add_argument("--figures", type=Path, default=Path("figures"), help="folder for figures")
     parser.add_argument("--workers", type=int, default=None, help="processes; one per processor by default")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main(claims: Sequence[str], sizes: str, replications: int, seed: int, description: str | None) -> None:
+    """Run the claims with the script's numbers (or smoke sizes), print the verdict table, draw the figures."""
+    given = options(description)
     settings: dict[str, Any] = {"sizes": sizes, "replications": replications}
-    store = Store(options.results)
-    changes = SMOKE if options.smoke else settings
+    store = Store(given.results)
+    changes = SMOKE if given.smoke else settings
     sweeps = [(claim, sweep_of(claim, seed=seed, **changes)) for claim in map(claim_named, claims)]
-    computed = run_claims(sweeps, store, options.workers)
+    computed = run_claims(sweeps, store, given.workers)
     drawn = [(report(claim, sweep, rows), rows) for (claim, sweep), rows in zip(sweeps, computed, strict=True)]
     print(verdict_table([made for made, _ in drawn]))
-    for path in draw_claims(drawn, options.figures):
+    for path in draw_claims(drawn, given.figures):
         print(path)

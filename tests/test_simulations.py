@@ -1,6 +1,7 @@
 """The simulation scripts: each answers --help, and its numbers make a valid sweep."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -58,3 +59,17 @@ def test_the_numbers_at_the_top_make_valid_sweeps(path, load):
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 def test_a_script_says_what_it_does(path, load):
     assert path.name in load(path).__doc__
+
+
+@pytest.mark.slow
+def test_early_stopping_runs_at_smoke_sizes(tmp_path):
+    command = [sys.executable, str(FOLDER / "early_stopping.py"), "--smoke", "--workers", "1"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(FOLDER.parent)}, capture_output=True, text=True,
+        timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    table = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert len(table) == 6
+    assert "Warning" not in done.stderr
+    assert {path.suffix for path in (tmp_path / "figures").iterdir()} == {".png", ".pdf", ".csv", ".json"}

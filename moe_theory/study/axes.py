@@ -101,7 +101,8 @@ def draw_certified(ax: Axes, panel: Panel) -> None:
         return
     n, share = np.array(sorted(panel.certified.items()), dtype=np.float64).T
     low, foot = share < _LEAST_SHARE, _LEAST_SHARE + 0.015
-    ax.plot(n[~low], share[~low], ".", color="black", markersize=5, clip_on=False, gid="certified")
+    if not low.all():  # an unclipped line without points has no extent, and the layout would collapse
+        ax.plot(n[~low], share[~low], ".", color="black", markersize=5, clip_on=False, gid="certified")
     ax.plot(n[low], np.full(low.sum(), foot), "v", color="#D55E00", markersize=4, gid="certified: below the axis")
     if low.any():
         place: dict[str, Any] = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "fontsize": 6.5}

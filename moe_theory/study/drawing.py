@@ -28,7 +28,7 @@ def draw_claims(drawn: Sequence[Drawn], folder: Path) -> list[Path]:
             folder / made.claim.id,
             columns=[measure.column for measure in measures],
             references=_references(made),
-            provenance=_lasting(provenance()),
+            provenance=lasting(provenance()),
             statistics={measure.column: measure.statistic for measure in measures},
         )  # fmt: skip
     return paths
@@ -40,7 +40,7 @@ def draw_headline(drawn: Sequence[Drawn], folder: Path) -> list[Path]:
     by_id = {made.claim.id: (made, rows) for made, rows in drawn}
     if {"lora-over", "replora-linear-over"} <= by_id.keys():
         panels = [_over_panel(*by_id[name]) for name in ("lora-over", "replora-linear-over")]
-        paths += comparison_figure(panels[0], panels[1], folder / "lora-against-replora", _lasting(provenance()))
+        paths += comparison_figure(panels[0], panels[1], folder / "lora-against-replora", lasting(provenance()))
     return paths
 
 
@@ -64,6 +64,6 @@ def _references(made: Report) -> dict[str, float]:
     return {column: exponent for column, exponent in predictions.items() if exponent is not None}
 
 
-def _lasting(described: dict) -> dict:
+def lasting(described: dict) -> dict:
     """Provenance without the time, so that a figure drawn twice from the same rows is the same file."""
     return {name: value for name, value in described.items() if name != "written_at"}

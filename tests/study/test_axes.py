@@ -76,6 +76,14 @@ def test_certified_shares_and_those_below_the_axis():
     assert [text.get_text() for text in figure.axes[2].texts] == ["0.75"]
 
 
+def test_a_panel_without_a_single_certified_fit_keeps_its_layout():
+    figure = draw([claim_panel("claim", results()), claim_panel("claim", results().assign(certified=False))])
+    assert not [each for each in figure.axes[6].lines if each.get_gid() == "certified"]
+    assert points(line(figure, "certified: below the axis", panel=1, row=2))[0].tolist() == SIZES
+    left, right = (figure.axes[place].get_position() for place in (0, 4))
+    assert left.width == pytest.approx(right.width, rel=0.2)
+
+
 def test_missing_values_are_counted_and_shown():
     frame = results()
     frame.loc[frame["n"] == 1000, "overfitted_error"] = np.nan
