@@ -17,7 +17,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from moe_theory.errors import InputError
-from moe_theory.estimation.objective import gradient, objective
+from moe_theory.estimation.objective import HeadedDesign, gradient, objective
+from moe_theory.models.hierarchy import HierarchicalModel
 from moe_theory.models.measure import MixingMeasure
 from moe_theory.models.regression import Design, RegressionModel
 from moe_theory.sampling.statistics import Statistics
@@ -63,8 +64,8 @@ def lbfgs() -> optax.GradientTransformationExtraArgs:
 
 
 def descend(
-    model: RegressionModel,
-    design: Design,
+    model: RegressionModel | HierarchicalModel,
+    design: Design | HeadedDesign,
     data: Statistics,
     start: MixingMeasure,
     method: optax.GradientTransformationExtraArgs,

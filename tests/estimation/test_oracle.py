@@ -22,6 +22,7 @@ from moe_theory.estimation.space import Chart
 from moe_theory.estimation.starts import StartMaker, plan_named
 from moe_theory.estimation.trust_region import Problem
 from moe_theory.models.adapters import SharedAtom
+from moe_theory.models.regression import RegressionModel
 from moe_theory.sampling.inputs import finite_support
 from moe_theory.sampling.statistics import Statistics, draw_statistics
 from moe_theory.study.problem import Setup, build
@@ -40,6 +41,7 @@ class Oracle:
         self.k, self.d = spec.k_fit, spec.dimension
         self.floor, self.cap, self.radius = spec.weight_floor, spec.weight_cap, spec.radius
         x = finite_support(spec.input_law, spec.support, spec.dimension, spec.problem_seed)
+        assert isinstance(setup.model, RegressionModel)
         query, self.value_matrix = (np.asarray(matrix) for matrix in setup.model.pretrained)
         gate: Any = setup.model.gate
         self.x, self.keyed = x, x @ np.asarray(gate.key).T / np.sqrt(self.d)
