@@ -223,9 +223,9 @@ CLAIMS: Mapping[str, Claim] = MappingProxyType(
                 "hora-over-gaussian", "HoRA tanh, 2 heads, Gaussian gate", False, _SPLIT, (AS_GOOD_HALF,), HORA,
                 gate="gaussian", **_HORA,
             ),
-            _slow(
-                "hora-heads-over", "shared by 2 heads, not by query and value", adapter="hora-heads", activation="tanh",
-                heads=2, source=HORA + "; which sharing matters is our question",
+            _claim(
+                "hora-heads-over", "shared by 2 heads, not by query and value", False, _SPLIT, (AS_GOOD_HALF,),
+                HORA + "; which sharing matters is our question", adapter="hora-heads", activation="tanh", heads=2,
             ),
             _claim(
                 "mh-replora-over", "RepLoRA tanh, 2 heads", False, _SPLIT, (AS_GOOD_HALF,),

@@ -24,6 +24,7 @@ def exact(quick):
     return Descents(sweep_of(EXACT)).rows(lbfgs(), 400)
 
 
+@pytest.mark.slow
 def test_a_descent_that_converges_is_the_certified_fit_of_the_same_data(exact):
     sweep = sweep_of(EXACT)
     (cell,) = Replicator(sweep).cells([(SIZES[0], 0, sweep.replications)])
@@ -35,12 +36,14 @@ def test_a_descent_that_converges_is_the_certified_fit_of_the_same_data(exact):
     np.testing.assert_allclose(own["D_1"].to_numpy()[both], fitted["D_1"].to_numpy()[both], rtol=0.05)
 
 
+@pytest.mark.slow
 def test_rows_do_not_depend_on_their_neighbours(exact):
     alone = Descents(sweep_of(EXACT, sizes=SIZES[1:2], replications=2, block=2)).rows(lbfgs(), 400)
     same = exact[(exact["n"] == SIZES[1]) & (exact["replication"] < 2)].reset_index(drop=True)
     np.testing.assert_allclose(alone["excess"], same["excess"], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_starts_that_never_moved_show_the_predicted_rates_and_no_certificate(quick):
     """The trap itself: nothing was estimated, and yet the slopes are -1/2 and -1/4."""
     rows = Descents(sweep_of(OVER, replications=24)).rows(adam(1), 0)

@@ -3,7 +3,7 @@
 import pytest
 
 from moe_theory.errors import InputError
-from moe_theory.study.spec import SweepSpec
+from moe_theory.study.spec import ADAPTERS, EMBEDDED, SweepSpec
 from moe_theory.study.sweep import sweep_of
 from moe_theory.theory.claims import CLAIMS, HALF, HEADLINE, NO_POWER, claim_named
 
@@ -30,14 +30,18 @@ def test_every_promised_claim_exists(name):
 def test_every_claim_makes_a_valid_default_sweep_of_its_own_kind(claim):
     sweep = sweep_of(claim)
     assert isinstance(sweep, SweepSpec)
-    assert (sweep.sizes[0], sweep.sizes[-1], len(sweep.sizes)) == (10**3, 10**12, 10)
+    grid = (10**5, 10**11, 4) if "-tau-" in claim.id else (10**3, 10**12, 10)
+    assert (sweep.sizes[0], sweep.sizes[-1], len(sweep.sizes)) == grid
     problem = sweep.problem
     assert (problem.dimension, problem.rank, problem.k_true, problem.sigma) == (4, 1, 2, 1.0)
     assert problem.k_fit == {"exact": 2, "over": 3}[claim.specification]
-    assert problem.adapter == ("lora" if claim.id.startswith("lora") else "replora")
+    named = claim.id.removeprefix("mh-")
+    assert problem.adapter == max((a for a in ADAPTERS if named.startswith(f"{a}-")), key=len)
+    assert problem.heads == (2 if claim.id.startswith(("mh-", "hora-")) else 1)
     assert problem.gate == ("gaussian" if "gaussian" in claim.id else "attention")
-    for activation in ("tanh", "sigmoid"):
-        assert (problem.activation == activation) == (activation in claim.id)
+    generated = "tanh" if problem.adapter in ("doran", *EMBEDDED) or claim.id == "mh-replora-over" else "identity"
+    named_activation = next((name for name in ("tanh", "sigmoid") if name in claim.id), generated)
+    assert problem.activation == named_activation
     assert (problem.weight_floor == 0) == claim.id.endswith("nofloor")
     assert claim.statement
     assert claim.source
