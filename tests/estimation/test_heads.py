@@ -104,7 +104,9 @@ def test_a_flat_model_is_one_head():
     own = setup.model.coefficients(setup.truth)
     one = as_hierarchical(setup.model).coefficients(setup.truth)
     for of in (objective, lambda *a: flatten(gradient(*a)[1]), lambda *a: second_order(*a).hessian):
-        np.testing.assert_array_equal(of(own, flat, data), of(one, headed, data))
+        expected = of(own, flat, data)  # the two sum in different orders, which the processor's vector width decides
+        scale = float(jnp.max(jnp.abs(expected)))
+        np.testing.assert_allclose(of(one, headed, data), expected, rtol=0, atol=1e-10 * scale)
 
 
 @pytest.mark.slow
