@@ -174,9 +174,9 @@ def _tell(progress: Progress, claim: str, n: int, count: int) -> None:
 
 
 def _one_thread() -> None:
-    """Each worker computes on one processor: two that share both would wait for each other."""
-    flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+    """Each worker computes on one processor: two that share both would wait for each other. XLA asks NPROC how many
+    threads its CPU client shall start."""
+    os.environ["NPROC"] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
