@@ -17,10 +17,10 @@ reproduce: $(VENV)/core.stamp
 	$(BIN)/moe-theory reproduce
 
 test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 test-slow: $(VENV)/test.stamp
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m slow
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

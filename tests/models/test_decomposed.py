@@ -173,6 +173,6 @@ def test_the_dial_runs_from_lora_to_a_shared_update():
     models = [make_head("gaussian", Dial(1, eta), 0) for eta in (0.0, 0.25, 1.0 - 1e-12)]
     own, between, shared = (model.update(atom, common) for model in models)
     lora = make_head("gaussian", Lora(1), 0).update(atom)
-    np.testing.assert_array_equal(own.value, lora.value)
+    np.testing.assert_allclose(own.value, lora.value, rtol=1e-12)
     np.testing.assert_allclose(between.value, 0.25 * lora.query + 0.75 * lora.value, rtol=1e-14)
     np.testing.assert_allclose(shared.value, lora.query, atol=1e-11)
