@@ -43,7 +43,7 @@ def test_without_update_the_normalised_model_is_the_pretrained_one(magnitudes):
     model = make_head("gaussian", dora(2, magnitudes, 0.0), 0)
     atom, common = jax.tree.map(jnp.zeros_like, model.draw(jax.random.key(0)))
     for adapted, base in zip(model.adapted(atom, common), model.pretrained, strict=True):
-        np.testing.assert_allclose(adapted, base, rtol=1e-14)
+        np.testing.assert_allclose(adapted, base, rtol=1e-12)
 
 
 @pytest.mark.parametrize("adapter", [doran, dora])
@@ -174,5 +174,5 @@ def test_the_dial_runs_from_lora_to_a_shared_update():
     own, between, shared = (model.update(atom, common) for model in models)
     lora = make_head("gaussian", Lora(1), 0).update(atom)
     np.testing.assert_allclose(own.value, lora.value, rtol=1e-12)
-    np.testing.assert_allclose(between.value, 0.25 * lora.query + 0.75 * lora.value, rtol=1e-14)
+    np.testing.assert_allclose(between.value, 0.25 * lora.query + 0.75 * lora.value, rtol=1e-12)
     np.testing.assert_allclose(shared.value, lora.query, atol=1e-11)
