@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from moe_theory.study.drawing import draw_claims
+from moe_theory.study.drawing import Drawn, draw_claims
 from moe_theory.study.report import report
 from moe_theory.study.store import Store
 from moe_theory.study.sweep import SMOKE, run_claims, sweep_of
@@ -23,15 +23,29 @@ def options(description: str | None) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main(claims: Sequence[str], sizes: str, replications: int, seed: int, description: str | None) -> None:
-    """Run the claims with the script's numbers (or smoke sizes), print the verdict table, draw the figures."""
-    given = options(description)
+def run(
+    claims: Sequence[str],
+    sizes: str,
+    replications: int,
+    seed: int,
+    given: argparse.Namespace,
+    accuracies: Sequence[float] | None = None,
+) -> list[Drawn]:
+    """Run the claims with the script's numbers (or smoke sizes) and print the verdict table."""
     settings: dict[str, Any] = {"sizes": sizes, "replications": replications}
-    store = Store(given.results)
     changes = SMOKE if given.smoke else settings
     sweeps = [(claim, sweep_of(claim, seed=seed, **changes)) for claim in map(claim_named, claims)]
-    computed = run_claims(sweeps, store, given.workers)
-    drawn = [(report(claim, sweep, rows), rows) for (claim, sweep), rows in zip(sweeps, computed, strict=True)]
+    computed = run_claims(sweeps, Store(given.results), given.workers)
+    drawn = [
+        (report(claim, sweep, rows, accuracies=accuracies), rows)
+        for (claim, sweep), rows in zip(sweeps, computed, strict=True)
+    ]
     print(verdict_table([made for made, _ in drawn]))
-    for path in draw_claims(drawn, given.figures):
+    return drawn
+
+
+def main(claims: Sequence[str], sizes: str, replications: int, seed: int, description: str | None) -> None:
+    """Run the claims, print the verdict table, draw one figure for each claim."""
+    given = options(description)
+    for path in draw_claims(run(claims, sizes, replications, seed, given), given.figures):
         print(path)

@@ -73,12 +73,32 @@ def rate_figure(
         InputError: there is nothing to draw, or JSON cannot hold `provenance`.
         StoreError: the files cannot be written.
     """
+    with style():
+        return save_figure(_draw(panels), path_stem, plotted(panels), {"series": _fitted(panels)}, provenance)
+
+
+def save_figure(
+    figure: Figure,
+    path_stem: str | Path,
+    table: pd.DataFrame,
+    described: Mapping[str, Any],
+    provenance: Mapping[str, Any] | None = None,
+) -> list[Path]:
+    """Write a figure's four files; to be called under `style`.
+
+    Args:
+        figure: what is drawn.
+        path_stem, provenance: as in `rate_figure`.
+        table: the numbers that are plotted, for the CSV.
+        described: what was computed from them, for the JSON.
+
+    Raises:
+        InputError, StoreError: as `rate_figure`.
+    """
     stem = Path(path_stem)
-    with _style():
-        figure = _draw(panels)
-        png, pdf = _rendered(figure, "png", {"Software": None}), _rendered(figure, "pdf", {"CreationDate": None})
-    table = plotted(panels).to_csv(index=False, float_format="%.10g", lineterminator="\n").encode()
-    contents = {".png": png, ".pdf": pdf, ".csv": table, ".json": _described(panels, provenance or {})}
+    png, pdf = _rendered(figure, "png", {"Software": None}), _rendered(figure, "pdf", {"CreationDate": None})
+    numbers = table.to_csv(index=False, float_format="%.10g", lineterminator="\n").encode()
+    contents = {".png": png, ".pdf": pdf, ".csv": numbers, ".json": _described(described, provenance or {})}
     return [_write(stem.with_name(stem.name + suffix), content) for suffix, content in contents.items()]
 
 
@@ -88,7 +108,7 @@ def draw(panels: Sequence[Panel]) -> Figure:
     Raises:
         InputError: there is nothing to draw.
     """
-    with _style():
+    with style():
         return _draw(panels)
 
 
@@ -98,7 +118,8 @@ def plotted(panels: Sequence[Panel]) -> pd.DataFrame:
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def style() -> Iterator[None]:
+    """The toolkit's matplotlib settings, and none of the user's."""
     sheet = as_file(files("moe_theory.study") / "style.mplstyle")
     with sheet as path, matplotlib.style.context(["default", str(path)]):
         yield
@@ -160,8 +181,8 @@ def _table(panel: Panel, series: Series) -> pd.DataFrame:
     return table
 
 
-def _described(panels: Sequence[Panel], provenance: Mapping[str, Any]) -> bytes:
-    fits = [
+def _fitted(panels: Sequence[Panel]) -> list[dict[str, Any]]:
+    return [
         {
             "panel": panel.title,
             "series": series.name,
@@ -175,10 +196,13 @@ def _described(panels: Sequence[Panel], provenance: Mapping[str, Any]) -> bytes:
         for panel in panels
         for series in panel.series
     ]
+
+
+def _described(described: Mapping[str, Any], provenance: Mapping[str, Any]) -> bytes:
     versions = {name: version(name) for name in ("matplotlib", "numpy", "pandas", "scipy")}
-    described = {"provenance": dict(provenance), "versions": versions, "series": fits}
+    everything = {"provenance": dict(provenance), "versions": versions, **described}
     try:
-        return (json.dumps(described, indent=2, allow_nan=False) + "\n").encode()
+        return (json.dumps(everything, indent=2, allow_nan=False) + "\n").encode()
     except (TypeError, ValueError) as error:
         raise InputError(f"the provenance of a figure must be plain values that JSON can hold: {error}") from None
 

@@ -174,7 +174,20 @@ def _decomposed_table() -> Iterator[Claim]:
             )
 
 
-_TABLE_SOURCE = f"{DORAN}; our derivation (models.decomposed)"
+DIAL = (0.3, 0.7, 0.9, 0.97, 0.99)
+"""Shares eta of the query's update in the value's; eta = 0 is `lora-over`, eta = 1 `replora-linear-over`."""
+
+
+def _dial_claims() -> Iterator[Claim]:
+    """The sharing dial: for every eta < 1 the value's own part can be split without a trace, on a scale of 1 - eta."""
+    for eta in DIAL:
+        yield _slow(
+            f"dial-eta-{eta}", f"LoRA, share {eta:g} of the value's update from the query's",
+            "an own part, however small, can be split without a trace: D_12 ends on a plateau of order (1 - eta)^2",
+            "our derivation (models.adapters.Dial)", TABLE_SWEEP, adapter="dial", eta=eta,
+        )  # fmt: skip
+
+
 _INVISIBLE = "free magnitudes can be split without a trace: no power law, shared or not, for any tau"
 _VISIBLE = "columns of given length bend the split: D_12 at n^-1/2, over-fitted atoms at n^-1/4"
 _ROOT = "parameters are estimated at n^-1/2"
@@ -232,6 +245,7 @@ CLAIMS: Mapping[str, Claim] = MappingProxyType(
                 HORA + "; which sharing matters is our question", adapter="replora", activation="tanh", heads=2,
             ),
             *_decomposed_table(),
+            *_dial_claims(),
         )
     }
 )  # fmt: skip

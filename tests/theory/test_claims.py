@@ -30,7 +30,7 @@ def test_every_promised_claim_exists(name):
 def test_every_claim_makes_a_valid_default_sweep_of_its_own_kind(claim):
     sweep = sweep_of(claim)
     assert isinstance(sweep, SweepSpec)
-    grid = (10**5, 10**11, 4) if "-tau-" in claim.id else (10**3, 10**12, 10)
+    grid = (10**5, 10**11, 4) if "-tau-" in claim.id or "-eta-" in claim.id else (10**3, 10**12, 10)
     assert (sweep.sizes[0], sweep.sizes[-1], len(sweep.sizes)) == grid
     problem = sweep.problem
     assert (problem.dimension, problem.rank, problem.k_true, problem.sigma) == (4, 1, 2, 1.0)
