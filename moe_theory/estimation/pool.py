@@ -29,6 +29,11 @@ from moe_theory.sampling.statistics import Statistics
 
 STEPS = 4
 LONGEST = 320
+"""Iterations after which a lane is given up, unless it may yet be its replication's best..."""
+
+LAST_CHANCE = 3
+"""...which is given up after this many times as many."""
+
 DOMINATED = 4
 """Status of a lane that was stopped because another start of the same data is certain to stay lower."""
 
@@ -126,7 +131,7 @@ class Pool:
 def _leaving(block: _Block, lowest: dict[int, float]) -> Iterator[Finished]:
     """Free the places of finished lanes; ``lowest`` holds each replication's least converged objective."""
     host: State = jax.tree.map(np.asarray, block.state)
-    status = np.where((host.status == RUNNING) & (host.iterations >= LONGEST), ITERATION_LIMIT, host.status)
+    status = host.status.copy()
     for place, seat in enumerate(block.seats):
         if seat is not None and status[place] == CONVERGED:
             lowest[seat[1].owner] = min(lowest.get(seat[1].owner, np.inf), float(host.value[place]))
@@ -137,6 +142,9 @@ def _leaving(block: _Block, lowest: dict[int, float]) -> Iterator[Finished]:
         hopeless = lowest.get(lane.owner, np.inf) + DOMINATED_MARGIN + DOMINATED_DECREMENTS * host.decrement[place]
         if status[place] == RUNNING and host.iterations[place] > FEWEST and host.value[place] > hopeless:
             status[place] = DOMINATED
+        longest = LONGEST * (LAST_CHANCE if host.value[place] < lowest.get(lane.owner, np.inf) else 1)
+        if status[place] == RUNNING and host.iterations[place] >= longest:
+            status[place] = ITERATION_LIMIT
         if status[place] != RUNNING:
             block.seats[place] = None
             own = jax.tree.map(lambda leaf, at=place: leaf[at].copy(), host)
