@@ -32,8 +32,6 @@ def _prepare_environment() -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    if "PYTEST_XDIST_WORKER" in os.environ:  # the processors are shared out: XLA's thread pool gets one
-        os.environ["NPROC"] = "1"
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_force_host_platform_device_count" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=2".strip()

@@ -175,8 +175,9 @@ def _tell(progress: Progress, claim: str, n: int, count: int) -> None:
 
 def _one_thread() -> None:
     """Each worker computes on one processor: two that share both would wait for each other. XLA asks NPROC how many
-    threads its CPU client shall start."""
-    os.environ["NPROC"] = "1"
+    threads its CPU client shall start; several devices on one processor need several, or wait for each other."""
+    if "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["NPROC"] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 

@@ -17,7 +17,7 @@ from moe_theory.estimation.certificate import (
     certify,
     explain,
 )
-from moe_theory.estimation.identified import DIRECTIONS, SHARES, block_splits, identified_range
+from moe_theory.estimation.identified import CONFIDENCE_LEVEL, DIRECTIONS, SHARES, block_splits, identified_range
 from moe_theory.estimation.objective import objective
 from moe_theory.estimation.pool import Lane
 from moe_theory.estimation.space import Chart
@@ -307,10 +307,11 @@ def test_scipy_finds_the_same_identified_range(exact, exact_range):
 
 @pytest.mark.slow
 def test_lora_over_fit_has_a_wide_identified_set(quick, pool_of):
-    """Two halves of one atom may part with no change of the function at all: D is not determined."""
+    """Two halves of one atom may part with no change of the function at all: within the usual 95 % set of fits D is
+    not determined. (Within a thousandth of a unit of F noise holds the halves where they are.)"""
     fits = fit(LORA, "smoke", pool_of(LORA, BLOCK))
     state = fits.states[fits.best]
     own = float(fits.case.loss(state.z)[0])
-    found = identified(fits.case, state)
+    found = identified(fits.case, state, CONFIDENCE_LEVEL)
     assert float(found.lowest) <= own <= float(found.highest)
-    assert float(found.highest) > 1.2 * float(found.lowest)
+    assert float(found.highest) > 1.5 * float(found.lowest)
