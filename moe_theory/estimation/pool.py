@@ -120,12 +120,18 @@ class Pool:
             if not busy:
                 return
             for block in busy:
-                block.state = self._advance(self._shared[block.device], block.data, block.state)
+                block.state = self._on(block.device, self._advance, block.data, block.state)
             for block in busy:
                 yield from _leaving(block, lowest)
 
     def _beginner(self, device: Any) -> Callable[[Statistics, np.ndarray], State]:
-        return lambda data, starts: self._begin(self._shared[device], data, starts)
+        return lambda data, starts: self._on(device, self._begin, data, starts)
+
+    def _on(self, device: Any, program: Callable[..., State], *arguments: Any) -> State:
+        """Start a program on a device. Host devices share one pool of threads, in which two programs at once can wait
+        for each other for ever, so there each is waited for; accelerators work side by side."""
+        state = program(self._shared[device], *arguments)
+        return jax.block_until_ready(state) if device.platform == "cpu" else state
 
 
 def _leaving(block: _Block, lowest: dict[int, float]) -> Iterator[Finished]:
