@@ -113,7 +113,8 @@ def _draw_phases(figure: Figure, ax: Axes, table: pd.DataFrame) -> None:
     ax.grid(False)
     for (row, column), slope in np.ndenumerate(grid.to_numpy()):
         shade = "white" if slope < -0.25 else "black"
-        ax.text(column, row, f"{round(slope, 2) + 0.0:.2f}".replace("-", "−"), ha="center", va="center", color=shade, fontsize=7)
+        words = f"{round(slope, 2) + 0.0:.2f}".replace("-", "−")
+        ax.text(column, row, words, ha="center", va="center", color=shade, fontsize=7)
     figure.colorbar(mesh, ax=ax, label="local slope")
 
 
