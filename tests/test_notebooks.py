@@ -3,6 +3,8 @@
 After a change of a script: jupytext --to ipynb notebooks/NAME.py && jupyter execute --inplace notebooks/NAME.ipynb
 """
 
+import gc
+import warnings
 from pathlib import Path
 
 import jupytext
@@ -48,3 +50,8 @@ def test_the_script_runs_in_a_fresh_kernel(path):
     client.execute()
     assert "UNDECIDED" in text_of(notebook)
     assert "image/png" in notebook.cells[-1].outputs[-1].data
+    with warnings.catch_warnings(
+        action="ignore", category=ResourceWarning
+    ):  # sockets that jupyter leaves to be collected
+        del client, manager
+        gc.collect()
