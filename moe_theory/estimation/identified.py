@@ -27,7 +27,7 @@ from moe_theory.estimation.trust_region import Problem, State, View, corrected, 
 from moe_theory.models.measure import MixingMeasure
 
 STEPS = 16
-SHORTENINGS = (1.0, 0.7, 0.4, 0.15, 0.05)
+SHORTENINGS = (1.0, 0.4, 0.1)
 
 
 class Range(NamedTuple):
@@ -52,13 +52,14 @@ def identified_range(
         loss: z -> D, differentiable almost everywhere.
         level: how much higher than at the fit F may be.
     """
-    lowest, highest = jax.vmap(lambda sign: _extremum(problem, state, loss, level, sign))(jnp.asarray([-1.0, 1.0]))
+    lowest, highest = jax.vmap(lambda sign: extreme_loss(problem, state, loss, level, sign))(jnp.asarray([-1.0, 1.0]))
     return Range(lowest, highest)
 
 
-def _extremum(
+def extreme_loss(
     problem: Problem, state: State, loss: Callable[[Array], Array], level: float | Float[Array, ""], sign: Array
 ) -> Float[Array, ""]:
+    """One end of `identified_range`: the least loss (``sign`` -1) or the largest one (+1)."""
     ceiling = state.value + level
 
     def advance(_: Any, carry: tuple[State, Array]) -> tuple[State, Array]:

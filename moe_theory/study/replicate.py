@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from moe_theory.estimation.certificate import SPREAD, Certificate, certify, explain
-from moe_theory.estimation.identified import CONFIDENCE_LEVEL, Range, block_splits, identified_range
+from moe_theory.estimation.identified import CONFIDENCE_LEVEL, block_splits, extreme_loss
 from moe_theory.estimation.objective import mix, objective
 from moe_theory.estimation.pool import Finished, Lane, Pool
 from moe_theory.estimation.space import Chart
@@ -28,9 +28,14 @@ Gap = tuple[int, int, int]
 COMPILE_SIZE = 10_000
 """Sample size of the replication that is fitted, and forgotten, to compile."""
 
-LEVELS = ("", "confidence_", "truth_")
-"""Sets of fits over which the range of D_12 is searched, as their columns are called: F within ``SPREAD`` of the
-minimum; within ``CONFIDENCE_LEVEL``; and at most the truth's, which is the set that holds G* for certain."""
+SEARCHES = {
+    "D_12_lowest": (0, -1.0),
+    "D_12_highest": (0, 1.0),
+    "D_12_confidence_highest": (1, 1.0),
+    "D_12_truth_highest": (2, 1.0),
+}
+"""Columns that hold the least (-1) or largest (+1) D_12 over a set of fits: those with F within ``SPREAD`` of the
+minimum (0); within ``CONFIDENCE_LEVEL`` (1); at most the truth's, the set that holds G* for certain (2)."""
 
 ROUNDING = 1e-8
 """Share of F by which two measures with the same f_G may differ at n = 10^15."""
@@ -121,9 +126,12 @@ class Replicator:
         plain = effective_losses(model, fitted, truth, anchored=False)
         return effective_losses(model, fitted, truth), plain, factor_losses(model, fitted, truth), distance
 
-    def _range_lane(self, data: Statistics, state: State, levels: jax.Array) -> Range:
+    def _range_lane(self, data: Statistics, state: State, levels: jax.Array) -> jax.Array:
+        """The ends that `SEARCHES` asks for, in its order."""
         problem = Problem(self.chart, self.setup.design, data)
-        return jax.vmap(lambda level: identified_range(problem, state, self._d_12, level))(levels)
+        which, signs = (np.array(column) for column in zip(*SEARCHES.values(), strict=True))
+        search = jax.vmap(lambda level, sign: extreme_loss(problem, state, self._d_12, level, sign))
+        return search(levels[which], jnp.asarray(signs))
 
     def _split_lane(self, data: Statistics) -> jax.Array:
         """F at every one of `block_splits`."""
@@ -167,7 +175,7 @@ class Replicator:
     def _range_columns(
         self, members: list[_Replication], data: Statistics, states: State, best: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """The range of D_12 over each of `LEVELS`: searched from the fit, among the ends of other starts, and among
+        """Every column of `SEARCHES`: searched from the fit, among the ends of other starts, and among
         the splits of the truth.
 
         A point at which F is within the level belongs to the set whether it is a minimum or not.
@@ -178,18 +186,16 @@ class Replicator:
         least = own_states.value
         fixed = np.broadcast_to([SPREAD, CONFIDENCE_LEVEL], (len(members), 2))
         above = np.column_stack([fixed, np.maximum(truths - least, 0.0)])
-        bounds = self._padded(self._range, own_data, own_states, above)
+        ends = self._padded(self._range, own_data, own_states, above)
         values = np.concatenate([states.value, self._padded(self._split_values, own_data).ravel()])
         at_splits = np.tile(np.asarray(self._padded(self._end_loss, self._splits)), len(members))
         reached = np.concatenate([self._padded(self._end_loss, states.z), at_splits])
         owner = np.concatenate([owner, np.repeat(np.arange(len(members)), len(at_splits) // len(members))])
         columns = {}
-        for place, name in enumerate(LEVELS):
-            inside = values <= (least + above[:, place])[owner] + ROUNDING * truths[owner]
-            low, high = (np.array(end[:, place]) for end in bounds)
-            np.minimum.at(low, owner[inside], reached[inside])
-            np.maximum.at(high, owner[inside], reached[inside])
-            columns |= {f"D_12_{name}lowest": low, f"D_12_{name}highest": high}
+        for place, (name, (level, sign)) in enumerate(SEARCHES.items()):
+            inside = values <= (least + above[:, level])[owner] + ROUNDING * truths[owner]
+            columns[name] = np.array(ends[:, place])
+            (np.minimum if sign < 0 else np.maximum).at(columns[name], owner[inside], reached[inside])
         return columns
 
     def _padded(self, function: Any, *arguments: Any) -> Any:
