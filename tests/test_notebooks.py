@@ -50,8 +50,7 @@ def test_the_script_runs_in_a_fresh_kernel(path):
     client.execute()
     assert "UNDECIDED" in text_of(notebook)
     assert "image/png" in notebook.cells[-1].outputs[-1].data
-    with warnings.catch_warnings(
-        action="ignore", category=ResourceWarning
-    ):  # sockets that jupyter leaves to be collected
+    # jupyter leaves sockets to be collected
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
         del client, manager
         gc.collect()

@@ -42,10 +42,15 @@ SMALLEST_BARRIER = 1e-6
 SMALLEST_GAP = 9e-5
 """The barrier ends at ``SMALLEST_BARRIER``, or lower where many constraints would add up to a larger gap."""
 DECREMENT = 1e-5
-CENTRALITY = 1.0
+CENTRALITY = 0.01
+"""The certificate is judged with multipliers mu / s. A lane ends where its own are this near, relatively; one that has
+settled otherwise goes on from mu / s."""
 RESOLUTION = 3e-15
 REFINED = 1e-9
-UNRESOLVED_GAIN = 1e-4
+UNRESOLVED_GAIN = 4e-4
+REACH = 4.0
+"""Longest distance to the boundary of Theta, in the frame's units of order one: a direction along which F could fall
+by at most ``UNRESOLVED_GAIN`` over this distance is flat."""
 CORRECTIONS = 4
 STIFF = 1.0
 LARGEST_RADIUS = 4.0
@@ -206,12 +211,27 @@ def look(view: View, state: State, y: Float[Array, " z"]) -> Local:
     return Local(y, level, steep, slacks, slack_slopes, spectrum)
 
 
-def newton_decrement(spectrum: Spectrum) -> tuple[Float[Array, ""], Float[Array, ""], Bool[Array, ""]]:
-    """(1/2 g' W^-1 g over resolved curvature, steepest slope along unresolved curvature, any negative curvature)."""
+class PossibleGains(NamedTuple):
+    """By how much F may still fall, in units of sigma^2 / n.
+
+    Attributes:
+        decrement: 1/2 g' W^-1 g over resolved curvature.
+        unresolved: steepest slope along unresolved curvature, over ``REACH``.
+        downward: most negative resolved curvature, over ``REACH``: 1/2 |least| REACH^2.
+    """
+
+    decrement: Float[Array, ""]
+    unresolved: Float[Array, ""]
+    downward: Float[Array, ""]
+
+
+def possible_gains(spectrum: Spectrum) -> PossibleGains:
+    """What the quadratic model promises along each kind of direction."""
     resolved, values = spectrum.resolved, spectrum.values
     gain = 0.5 * jnp.sum(jnp.where(resolved, spectrum.slope**2 / jnp.where(resolved, jnp.abs(values), 1.0), 0.0))
     unresolved = jnp.max(jnp.where(resolved, 0.0, jnp.abs(spectrum.slope)))
-    return gain, unresolved, jnp.any(resolved & (values < 0))
+    least = jnp.min(jnp.where(resolved, values, 0.0))
+    return PossibleGains(gain, REACH * unresolved, 0.5 * REACH**2 * jnp.maximum(-least, 0.0))
 
 
 def trust_region_step(spectrum: Spectrum, radius: Float[Array, ""]) -> tuple[Float[Array, " z"], Float[Array, ""]]:
@@ -343,17 +363,18 @@ def step(problem: Problem, state: State) -> State:
     )
     view = View(problem, seen.frame)
     local = look(view, here, enter(chart, seen.frame, here.z))
-    gain, unresolved, negative = newton_decrement(local.spectrum)
+    gain, unresolved, downward = possible_gains(local.spectrum)
+    minimum = downward <= UNRESOLVED_GAIN
     central = jnp.max(jnp.abs(here.multipliers * local.slacks / here.barrier - 1.0)) <= CENTRALITY
-    settled = (gain <= DECREMENT) & ~negative & (unresolved <= UNRESOLVED_GAIN) & central
     last = min(SMALLEST_BARRIER, SMALLEST_GAP / local.slacks.shape[0])
-    done = settled & (state.barrier <= last)
+    settled = (gain <= DECREMENT) & minimum & (unresolved <= UNRESOLVED_GAIN) & (state.barrier <= last)
+    done = settled & central
 
     move = attempt(view, here, local)
     z = jnp.where(move.accepted, chart.balanced(leave(chart, seen.frame, move.y)), here.z)
-    barrier = _next_barrier(here.barrier, local.value, (gain <= here.barrier) & ~negative, last)
-    multipliers = _dual_step(here, local, move)
+    barrier = _next_barrier(here.barrier, local.value, (gain <= here.barrier) & minimum, last)
     ideal = barrier / chart.slacks(z)
+    multipliers = jnp.where(settled, ideal, _dual_step(here, local, move))
     stalled = ~move.accepted & (move.radius < SHORTEST_RADIUS)
     level = jnp.where(move.accepted, view.value(move.y), local.value)
     moved = State(

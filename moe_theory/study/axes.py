@@ -19,7 +19,7 @@ REFERENCES = (-0.5, -0.25)
 GREY = "0.45"
 _PALE = "0.65"
 _LEAST_SHARE = 0.9
-_LOOKS: tuple[tuple[str, str, Any], ...] = (  # Okabe and Ito's colours; markers and lines tell as much in grey
+LOOKS: tuple[tuple[str, str, Any], ...] = (
     ("#0072B2", "o", "-"),
     ("#009E73", "^", (0, (5, 1.2, 1.2, 1.2))),
     ("#CC79A7", "D", (0, (1.2, 1.2))),
@@ -28,9 +28,11 @@ _LOOKS: tuple[tuple[str, str, Any], ...] = (  # Okabe and Ito's colours; markers
     ("#56B4E9", "P", (0, (5, 1.2, 1.2, 1.2, 1.2, 1.2))),
     ("#000000", "X", (0, (2.5, 1))),
 )
+"""Colour, marker and line of each series: Okabe and Ito's colours; markers and lines tell as much in grey."""
 
 
 def draw_errors(ax: Axes, panel: Panel, panels: Sequence[Panel]) -> None:
+    """Errors against n with their intervals, fitted laws and identified sets; reference slopes in grey."""
     ax.set(xscale="log", yscale="log")
     ax.set_title(panel.title, pad=17 if panel.subtitle else None)
     place: dict[str, Any] = {"xytext": (0, 6), "textcoords": "offset points", "annotation_clip": False}
@@ -92,6 +94,7 @@ def draw_slopes(ax: Axes, panel: Panel, panels: Sequence[Panel]) -> None:
 
 
 def draw_certified(ax: Axes, panel: Panel) -> None:
+    """Share of certified replications at each n, and the least that a verdict asks for."""
     ax.set_ylim(_LEAST_SHARE, 1.005)
     ax.yaxis.set_major_locator(FixedLocator([_LEAST_SHARE, 1.0]))
     ax.grid(False)
@@ -110,6 +113,7 @@ def draw_certified(ax: Axes, panel: Panel) -> None:
 
 
 def label_axes(axes: Sequence[Axes], leftmost: bool) -> None:
+    """Titles of a panel's axes (top to bottom), and tick labels where there is room for them."""
     for ax, text in zip(axes, ("error", "local slope", "certified"), strict=True):
         ax.tick_params(labelleft=leftmost, labelbottom=ax is axes[-1])
         ax.set_ylabel(text if leftmost else "")
@@ -119,6 +123,7 @@ def label_axes(axes: Sequence[Axes], leftmost: bool) -> None:
 
 
 def legend_entries(panel: Panel) -> list[tuple[Line2D | Patch, str]]:
+    """Handles and labels of one panel's series, sets and empty markers."""
     looks, blank = _looks(panel), Line2D([], [], linestyle="none")
     entries: list[tuple[Line2D | Patch, str]] = []
     entries += [(Line2D([], [], **look), _measured(s)) for s, look in zip(panel.series, looks, strict=True)]
@@ -153,8 +158,8 @@ def _measured(series: Series) -> str:
 def _looks(panel: Panel) -> list[dict[str, Any]]:
     """Colour, marker and line style of every series: its own, or the first that no other one has."""
     own = {series.look for series in panel.series}
-    free = iter([i for i in range(len(_LOOKS)) if i not in own] * len(panel.series))
-    chosen = [_LOOKS[(series.look if series.look is not None else next(free)) % len(_LOOKS)] for series in panel.series]
+    free = iter([i for i in range(len(LOOKS)) if i not in own] * len(panel.series))
+    chosen = [LOOKS[(series.look if series.look is not None else next(free)) % len(LOOKS)] for series in panel.series]
     return [{"color": color, "marker": marker, "linestyle": line} for color, marker, line in chosen]
 
 

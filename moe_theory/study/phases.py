@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from moe_theory.errors import InputError
-from moe_theory.study.axes import GREY
+from moe_theory.study.axes import GREY, LOOKS
 from moe_theory.study.figures import save_figure, style
 from moe_theory.study.panels import curve_of
 from moe_theory.study.report import Judged
@@ -24,8 +24,6 @@ from moe_theory.theory.summaries import ErrorCurve, local_slopes
 SET_COLUMN = "D_12_truth_highest"
 SET_WORDS = "largest $D_{12}$ where $F(G) \\leq F(G_*)$"
 ACCURACIES = tuple(float(eps) for eps in 10.0 ** np.arange(1.0, -4.25, -0.25))
-_COLORS = ("#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#E69F00", "#D55E00", "#000000")
-_MARKERS = "oPD^vsX"
 
 
 class Dialled(NamedTuple):
@@ -97,7 +95,7 @@ def _heights(dial: Sequence[Dialled]) -> list[dict[str, float]]:
 def _draw_curves(ax: Axes, dial: Sequence[Dialled]) -> None:
     ax.set(xscale="log", yscale="log", xlabel="sample size $n$", ylabel=SET_WORDS)
     ax.set_title("The set of fits as good as the truth")
-    for (eta, curve), color, marker in zip(dial, _COLORS * len(dial), _MARKERS * len(dial), strict=False):
+    for (eta, curve), (color, marker, _) in zip(dial, LOOKS * len(dial), strict=False):
         ax.fill_between(curve.n, curve.lower, curve.upper, color=color, alpha=0.18, linewidth=0)
         ax.plot(curve.n, np.exp(curve.log_center), color=color, marker=marker, label=f"$\\eta$ = {eta:g}")
     ax.legend()
@@ -126,7 +124,7 @@ def _draw_heights(ax: Axes, dial: Sequence[Dialled]) -> None:
     for place, marker, face in ((-1, "o", None), (0, "s", "white")):
         values = [np.exp(curve.log_center[place]) for _, curve in below]
         label = f"$n = 10^{{{np.log10(below[0][1].n[place]):g}}}$"
-        ax.plot(rest, values, color=_COLORS[0 if place else 5], marker=marker, markerfacecolor=face, label=label)
+        ax.plot(rest, values, color=LOOKS[0 if place else 3][0], marker=marker, markerfacecolor=face, label=label)
     first = np.exp(below[0][1].log_center[-1])
     ax.plot(rest, first * (rest / rest[0]) ** 2, color=GREY, linewidth=0.8, label="$(1 - \\eta)^2$")
     ax.legend()
@@ -165,7 +163,7 @@ def needed_figure(
         ax = figure.subplots()
         ax.set(xscale="log", yscale="log", xlabel=f"accuracy $\\epsilon$: {SET_WORDS}", ylabel="sample size $n$")
         ax.set_title("Samples that an accuracy needs")
-        for (name, sizes), color, marker in zip(systems, _COLORS * len(systems), _MARKERS * len(systems), strict=False):
+        for (name, sizes), (color, marker, _) in zip(systems, LOOKS * len(systems), strict=False):
             _draw_needed(ax, name, sizes, color, marker)
         ax.invert_xaxis()
         ax.legend()

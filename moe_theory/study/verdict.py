@@ -39,6 +39,8 @@ LEAST_DECADES = 2.0
 
 
 class Status(StrEnum):
+    """What a verdict says of a claim."""
+
     SUPPORTED = "SUPPORTED"
     REFUTED = "REFUTED"
     UNDECIDED = "UNDECIDED"

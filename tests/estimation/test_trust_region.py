@@ -16,7 +16,9 @@ from moe_theory.estimation.frames import enter, see
 from moe_theory.estimation.objective import objective
 from moe_theory.estimation.space import Chart, ParameterSpace
 from moe_theory.estimation.trust_region import (
+    CENTRALITY,
     CONVERGED,
+    REACH,
     RESOLUTION,
     RUNNING,
     Problem,
@@ -25,6 +27,7 @@ from moe_theory.estimation.trust_region import (
     decompose,
     initial_state,
     look,
+    possible_gains,
     restored,
     step,
     trust_region_step,
@@ -47,6 +50,17 @@ def spectrum_of(values, slope):
     """A quadratic in its own eigenbasis."""
     values, slope = jnp.asarray(values), jnp.asarray(slope)
     return Spectrum(values, jnp.eye(values.shape[0]), slope, RESOLUTION * jnp.max(values))
+
+
+def test_possible_gains_are_what_the_quadratic_loses():
+    """Each against the model itself: the Newton step, a slope without curvature, a descent from a maximum."""
+    values, slope = np.array([-2e-6, 1e-18, 3.0, 1e4]), np.array([0.0, 5e-5, 0.6, 20.0])
+    gains = possible_gains(spectrum_of(values, slope))
+    newton = np.array([0.0, 0.0, -0.6 / 3.0, -20.0 / 1e4])
+    assert float(gains.decrement) == pytest.approx(-model_value(values, slope, newton), rel=1e-12)
+    assert float(gains.unresolved) == pytest.approx(-model_value(values, slope, np.array([0, -REACH, 0, 0])), rel=1e-9)
+    assert float(gains.downward) == pytest.approx(-model_value(values, slope, np.array([REACH, 0, 0, 0])), rel=1e-12)
+    assert float(possible_gains(spectrum_of(np.abs(values), slope)).downward) == 0.0
 
 
 solved = jax.jit(trust_region_step)
@@ -333,6 +347,7 @@ def test_solution_satisfies_the_kkt_conditions():
         assert np.all(slacks > 0)
         assert np.all(np.asarray(state.multipliers) > 0)
         assert float(np.sum(state.multipliers * slacks)) < 1e-3
+        np.testing.assert_allclose(state.multipliers * slacks, state.barrier, rtol=CENTRALITY)
         active = slacks < 1e-4
         assert active.any()
         multipliers = np.linalg.lstsq(pull[active].T, slope, rcond=None)[0]
