@@ -142,8 +142,18 @@ def leave(chart: Chart, frame: Frame, y: Float[Array, " z"]) -> Float[Array, " z
     return jnp.where(frame.beside_frozen, _leave_frozen(chart, y), pair)
 
 
-def gauge_slice(chart: Chart, frame: Frame, y: Float[Array, " z"]) -> Float[Array, "z g"]:
-    """Orthonormal normals C of a slice C' p = 0 that every gauge orbit crosses once: steps are taken inside it.
+class GaugeSlice(NamedTuple):
+    """A slice across the gauge orbits: orthonormal normals C and an orthonormal basis S of the steps with C' p = 0.
+
+    Both are made of blocks, one for each row of factors, so that entries of very different size do not mix.
+    """
+
+    normals: Float[Array, "z g"]
+    basis: Float[Array, "z s"]
+
+
+def gauge_slice(chart: Chart, frame: Frame, y: Float[Array, " z"]) -> GaugeSlice:
+    """The slice that every gauge orbit crosses once: steps are taken inside it.
 
     Each row of factors (the mean m, the split eta, every other atom) gets the tangents of the gauge at that row's
     atom (at the mean for the split), in the frame's units. A common gauge motion is thereby fixed in m alone and a
@@ -152,7 +162,8 @@ def gauge_slice(chart: Chart, frame: Frame, y: Float[Array, " z"]) -> Float[Arra
     weights is fixed too.
     """
     if chart.sets > 1:
-        return jax.scipy.linalg.block_diag(*chart.by_set(gauge_slice, frame, y.reshape(chart.sets, -1)))
+        each = chart.by_set(gauge_slice, frame, y.reshape(chart.sets, -1))
+        return GaugeSlice(*(jax.scipy.linalg.block_diag(*blocks) for blocks in each))
     k = chart.k
     (_, factors, shared), (_, units, _) = chart.parts(y * frame.scale), chart.parts(frame.scale)
     common = chart.common(y)
@@ -164,17 +175,24 @@ def gauge_slice(chart: Chart, frame: Frame, y: Float[Array, " z"]) -> Float[Arra
         if jax.tree.leaves(gauge)[0].shape[0] == 0:
             return jnp.zeros((row.shape[0], 0))
         tangents = jax.vmap(lambda tangent: ravel_pytree(tangent)[0])(gauge)
-        return jnp.linalg.qr((tangents / unit[None]).T)[0]
+        return (tangents / unit[None]).T
 
-    per_row = jax.vmap(of_row)(factors, units)
-    columns = jnp.einsum("kqg,kl->kqlg", per_row, jnp.eye(k)).reshape(factors.size, -1)
-    still = jnp.zeros((shared.shape[0], columns.shape[1]))
-    normals = jnp.concatenate([jnp.zeros((k, columns.shape[1])), columns, still])
-    if chart.model.frozen_count:
-        return normals
-    together = jnp.where(jnp.arange(y.shape[0]) < k, y, 0.0)
-    together = together.at[1].set(0.0) if k > 1 else together
-    return jnp.concatenate([(together / jnp.linalg.norm(together))[:, None], normals], axis=1)
+    still = jnp.zeros((k, 0)) if chart.model.frozen_count else y[:k, None]
+    still = still.at[1].set(0.0) if k > 1 else still
+    blocks = [_split_space(still), *map(_split_space, jax.vmap(of_row)(factors, units))]
+    normals, inside = (jax.scipy.linalg.block_diag(*part) for part in zip(*blocks, strict=True))
+    free = jnp.eye(y.shape[0])[:, y.shape[0] - shared.shape[0] :]
+    grown = [jnp.pad(part, ((0, shared.shape[0]), (0, 0))) for part in (normals, inside)]
+    return GaugeSlice(grown[0], jnp.concatenate([grown[1], free], axis=1))
+
+
+def _split_space(tangents: Float[Array, "q g"]) -> tuple[Float[Array, "q g"], Float[Array, "q s"]]:
+    """Orthonormal bases of the columns' span and of its complement."""
+    count = tangents.shape[1]
+    if count == 0:
+        return tangents, jnp.eye(tangents.shape[0])
+    full = jnp.linalg.qr(tangents, mode="complete")[0]
+    return full[:, :count], full[:, count:]
 
 
 def _anchor(chart: Chart) -> Float[Array, ""]:

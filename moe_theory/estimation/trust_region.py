@@ -11,8 +11,8 @@ by primal-dual steps: multipliers lambda_c approximate mu / s_c and the model He
 At the end lambda >= 0 and sum lambda s = (number of constraints) mu: the KKT conditions up to that gap.
 Four things make it converge on the nearly flat, curved valleys of over-fitted problems:
 
-- the gauge is divided out analytically: steps stay in a slice C' p = 0 across its orbits (``frames.gauge_slice``),
-  where the model is P W P + gamma C C' with P = I - C C';
+- the gauge is divided out analytically: steps stay in a slice across its orbits (``frames.gauge_slice``), and W in
+  what follows is the model restricted to it;
 - steps are straight in moment coordinates of the closest pair of atoms (``frames``), where the valley is;
 - the trust-region problem is solved exactly in the eigenbasis of W, indefinite or not (More and Sorensen 1983);
 - each step is corrected back to the valley's floor with the same factorisation: stiff coordinates follow the flat
@@ -95,18 +95,18 @@ class State(NamedTuple):
 
 
 class Spectrum(NamedTuple):
-    """W = vectors diag(values) vectors' and the gradient of phi_mu in that basis, gauge divided out.
+    """W = vectors diag(values) vectors' on the gauge slice, and the gradient of phi_mu in that basis.
 
     A curvature within ``rounding`` of zero is not resolved.
     """
 
-    values: Float[Array, " z"]
-    vectors: Float[Array, "z z"]
-    slope: Float[Array, " z"]
+    values: Float[Array, " s"]
+    vectors: Float[Array, "z s"]
+    slope: Float[Array, " s"]
     rounding: Float[Array, ""]
 
     @property
-    def resolved(self) -> Bool[Array, " z"]:
+    def resolved(self) -> Bool[Array, " s"]:
         """Which curvatures are known to differ from zero."""
         return jnp.abs(self.values) > self.rounding
 
@@ -178,36 +178,35 @@ class Lagrangian(NamedTuple):
     slack_slopes: Float[Array, "c z"]
 
 
-def decompose(normals: Float[Array, "z g"], slope_at: Float[Array, " z"], hessian: Float[Array, "z z"]) -> Spectrum:
-    """Restrict (gradient, Hessian) to the gauge slice and diagonalise; its normals get curvature, and no slope.
+def decompose(basis: Float[Array, "z s"], slope_at: Float[Array, " z"], hessian: Float[Array, "z z"]) -> Spectrum:
+    """Restrict (gradient, Hessian) to the span of an orthonormal basis, the gauge slice, and diagonalise.
 
     An eigensolver knows every eigenvalue to rounding of the largest one. The Hessian itself knows more: the entries of
     an atom whose weight is nearly nothing are small and exact. So the block that belongs to the smallest eigenvalues
-    is formed again from its eigenvectors and diagonalised by itself (one Rayleigh-Ritz step).
+    (at most half of them) is formed again from its eigenvectors and diagonalised by itself (one Rayleigh-Ritz step).
     """
-    scale = jnp.sum(normals**2 * jnp.abs(jnp.diagonal(hessian))[:, None], axis=0)
-    flat = hessian - normals @ (normals.T @ hessian)
-    flat = flat - (flat @ normals) @ normals.T + (normals * scale[None]) @ normals.T
+    flat = basis.T @ hessian @ basis
     values, vectors = jnp.linalg.eigh(flat, symmetrize_input=True)
-    small = jnp.abs(values) <= REFINED * values[-1]
-    block = jnp.where(small[:, None] & small[None], vectors.T @ flat @ vectors, 0.0)
+    by_size = jnp.argsort(jnp.abs(values), stable=True)
+    low, high = jnp.split(by_size, [(values.shape[0] + 1) // 2])
+    small = jnp.abs(values[low]) <= REFINED * values[-1]
+    block = jnp.where(small[:, None] & small[None], vectors[:, low].T @ flat @ vectors[:, low], 0.0)
     size = jnp.where(jnp.any(small), jnp.max(jnp.abs(block)), values[-1])
-    apart = size * (2.0 + jnp.arange(values.shape[0]))
-    again, turn = jnp.linalg.eigh(block + jnp.diag(jnp.where(small, 0.0, apart)), symmetrize_input=True)
-    kept = values[jnp.argsort(~small, stable=True)]
-    refined = jnp.where(jnp.arange(values.shape[0]) < jnp.sum(small), again, kept)
+    apart = jnp.where(small, 0.0, size * (2.0 + jnp.arange(low.shape[0])))
+    again, turn = jnp.linalg.eigh(block + jnp.diag(apart), symmetrize_input=True)
+    again = jnp.where(jnp.arange(low.shape[0]) < jnp.sum(small), again, values[low])
+    refined = jnp.concatenate([again, values[high]])
     order = jnp.argsort(refined)
-    values, vectors = refined[order], (vectors @ turn)[:, order]
-    along = vectors.T @ (slope_at - normals @ (normals.T @ slope_at))
-    return Spectrum(values, vectors, along, RESOLUTION * size)
+    vectors = basis @ jnp.concatenate([vectors[:, low] @ turn, vectors[:, high]], axis=1)[:, order]
+    return Spectrum(refined[order], vectors, vectors.T @ slope_at, RESOLUTION * size)
 
 
 def look(view: View, state: State, y: Float[Array, " z"]) -> Local:
     """Form the primal-dual model at y, the state's point in the view's coordinates."""
     level, steep, hessian, slacks, slack_slopes = view.derivatives(y, state.multipliers)
     model = hessian + slack_slopes.T @ ((state.multipliers / slacks)[:, None] * slack_slopes)
-    normals = gauge_slice(view.problem.chart, view.frame, y)
-    spectrum = decompose(normals, steep - slack_slopes.T @ (state.barrier / slacks), model)
+    inside = gauge_slice(view.problem.chart, view.frame, y).basis
+    spectrum = decompose(inside, steep - slack_slopes.T @ (state.barrier / slacks), model)
     return Local(y, level, steep, slacks, slack_slopes, spectrum)
 
 
@@ -234,7 +233,7 @@ def possible_gains(spectrum: Spectrum) -> PossibleGains:
     return PossibleGains(gain, REACH * unresolved, 0.5 * REACH**2 * jnp.maximum(-least, 0.0))
 
 
-def trust_region_step(spectrum: Spectrum, radius: Float[Array, ""]) -> tuple[Float[Array, " z"], Float[Array, ""]]:
+def trust_region_step(spectrum: Spectrum, radius: Float[Array, ""]) -> tuple[Float[Array, " s"], Float[Array, ""]]:
     """Minimise the quadratic model in the ball: the step in the eigenbasis and its shift l >= max(0, -least value)."""
     values, along = spectrum.values, spectrum.slope
     tiny = spectrum.rounding

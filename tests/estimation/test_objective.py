@@ -246,7 +246,7 @@ def test_distance_is_measured_free_of_the_gauge():
 
 
 def gauge_in_frame(chart, frame, z):
-    """The slice's normals, and all gauge tangents (with the weights' common scale where free) pushed into the frame."""
+    """The slice, and all gauge tangents (with the weights' common scale where free) pushed into the frame."""
 
     def of_atom(index):
         atom = jax.tree.map(lambda leaf: leaf[index], chart.atoms(z))
@@ -279,9 +279,10 @@ def test_slice_crosses_every_gauge_orbit_once(gate, adapter, frozen, rank):
     for beside_frozen in (False, True)[: 1 + frozen]:
         z = setting.random_z()
         frame = frame_at(setting, z, beside_frozen)
-        normals, tangents = map(np.asarray, compiled_gauge(setting.chart, frame, z))
+        (normals, basis), tangents = jax.tree.map(np.asarray, compiled_gauge(setting.chart, frame, z))
         assert normals.shape == tangents.shape
-        np.testing.assert_allclose(normals.T @ normals, np.eye(normals.shape[1]), atol=1e-12)
+        both = np.hstack([normals, basis])
+        np.testing.assert_allclose(both.T @ both, np.eye(setting.chart.size), atol=1e-12)
         span = np.linalg.qr(tangents / np.linalg.norm(tangents, axis=0))[0]
         crossing = np.linalg.svd(normals.T @ span, compute_uv=False)
         assert crossing[-1] > 1e-2

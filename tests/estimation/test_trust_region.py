@@ -154,7 +154,7 @@ def test_decomposition_leaves_the_normals_out():
     slope = rng.normal(size=size)
     basis = np.linalg.qr(rng.normal(size=(size, size)))[0]
     normals, inside = basis[:, :gauge], basis[:, gauge:]
-    spectrum = decompose(jnp.asarray(normals), jnp.asarray(slope), jnp.asarray(hessian))
+    spectrum = decompose(jnp.asarray(inside), jnp.asarray(slope), jnp.asarray(hessian))
     found, _ = solved(spectrum, jnp.asarray(0.7))
     step_found = np.asarray(spectrum.vectors @ found)
     np.testing.assert_allclose(normals.T @ step_found, 0.0, atol=1e-13)
@@ -170,7 +170,7 @@ def test_curvature_of_an_atom_with_hardly_any_weight_is_resolved():
     stiff, soft = (part @ part.T for part in rng.normal(size=(2, 4, 4)))
     coupling = rng.normal(size=(4, 4))
     hessian = np.block([[1e12 * stiff, 1e2 * coupling], [1e2 * coupling.T, 1e-6 * soft]])
-    spectrum = decompose(jnp.zeros((8, 0)), jnp.ones(8), jnp.asarray(hessian))
+    spectrum = decompose(jnp.eye(8), jnp.ones(8), jnp.asarray(hessian))
     schur = 1e-6 * soft - 1e-8 * coupling.T @ np.linalg.solve(stiff, coupling)
     expected = np.linalg.eigvalsh(schur)  # up to the fourth power of the small angle between the blocks
     assert bool(jnp.all(spectrum.resolved))
@@ -312,16 +312,14 @@ def converged_lanes(case, states):
     return np.flatnonzero(good)
 
 
-def test_over_fitted_starts_far_from_the_truth_converge_below_it():
-    """Half of blind starts may find another valley; those that end below the truth agree on the minimum."""
+def test_over_fitted_starts_far_from_the_truth_end_at_few_minima_below_it():
+    """Blind starts may find another valley, but one that is stopped on its way would end at a value of its own."""
     case, states = over_fitted()
     good = converged_lanes(case, states)
     assert len(good) >= LANES // 2
-    lowest = np.min(states.value)
     assert int(states.status[np.argmin(states.value)]) == CONVERGED
-    assert lowest < case.truth_value
-    values = np.asarray(states.value)[good]
-    assert np.sum(values - lowest < 1e-4) >= 2
+    assert np.min(states.value) < case.truth_value
+    assert len(np.unique(np.round(np.asarray(states.value)[good], 4))) <= 2
 
 
 @quick_jit
