@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from moe_theory.errors import InputError
 from moe_theory.study.axes import GREY, LOOKS
@@ -23,7 +24,10 @@ from moe_theory.theory.summaries import ErrorCurve, local_slopes
 
 SET_COLUMN = "D_12_truth_highest"
 SET_WORDS = "largest $D_{12}$ where $F(G) \\leq F(G_*)$"
-ACCURACIES = tuple(float(eps) for eps in 10.0 ** np.arange(1.0, -4.25, -0.25))
+ACCURACIES = tuple(float(eps) for eps in 10.0 ** np.arange(1.0, -4.125, -0.125))
+
+NEEDED_RANGE = (1e3, 1e15)
+"""Sample sizes that a figure of n(eps) shows."""
 
 
 class Dialled(NamedTuple):
@@ -150,7 +154,9 @@ def needed_table(systems: Sequence[Needed]) -> pd.DataFrame:
 def needed_figure(
     systems: Sequence[Needed], path_stem: str | Path, provenance: Mapping[str, Any] | None = None
 ) -> list[Path]:
-    """Draw n(eps) of all systems; one whose error never falls below some eps ends there in a vertical line.
+    """Draw n(eps) of all systems, measured ones as markers, extrapolations of an established law dashed.
+
+    One whose error is a plateau, never below some eps, ends there in a vertical line.
 
     Raises:
         InputError: no system, or one that reaches no accuracy.
@@ -159,14 +165,20 @@ def needed_figure(
     if not systems:
         raise InputError("a figure of sample sizes needs at least one system")
     with style():
-        figure = Figure(figsize=(5.6, 4.2), layout="constrained")
+        figure = Figure(figsize=(6.6, 4.8), layout="constrained")
         ax = figure.subplots()
-        ax.set(xscale="log", yscale="log", xlabel=f"accuracy $\\epsilon$: {SET_WORDS}", ylabel="sample size $n$")
+        ax.set(
+            xscale="log",
+            yscale="log",
+            xlabel=f"accuracy $\\epsilon$: {SET_WORDS}",
+            ylabel="sample size $n$",
+            ylim=NEEDED_RANGE,
+        )
         ax.set_title("Samples that an accuracy needs")
         for (name, sizes), (color, marker, _) in zip(systems, LOOKS * len(systems), strict=False):
             _draw_needed(ax, name, sizes, color, marker)
         ax.invert_xaxis()
-        ax.legend()
+        figure.legend(loc="outside lower center", ncols=2, fontsize=7.5)
         return save_figure(figure, path_stem, needed_table(systems), {"column": SET_COLUMN}, provenance)
 
 
@@ -174,13 +186,21 @@ def _draw_needed(ax: Axes, name: str, sizes: Sequence[SampleComplexity], color: 
     reached = [s for s in sizes if np.isfinite(s.n)]
     if not reached:
         raise InputError(f"{name} reaches none of the accuracies: ask for larger ones")
-    eps, n = np.array([[s.accuracy, s.n] for s in reached]).T
-    spread = np.array([[s.lower, min(s.upper, 1e15)] for s in reached]).T
-    ax.fill_between(eps, *spread, color=color, alpha=0.18, linewidth=0)
-    label = name if len(reached) == len(sizes) else f"{name}: not beyond"
-    ax.plot(eps, n, color=color, marker=marker, markevery=2, label=label)
-    if len(reached) < len(sizes):
-        ax.vlines(eps[-1], n[-1], 1e15, color=color, linestyle=":")
+    never = sizes[-1].law == "plateau"
+    words = "" if len(reached) == len(sizes) else ": never beyond" if never else ": undecided beyond"
+    measured = [s for s in reached if not s.extrapolated]
+    beyond = [s for s in reached if s.extrapolated and s.n > max((m.n for m in measured), default=0.0)]
+    ax.plot(*_line(beyond), color=color, linewidth=0.7, linestyle="--")
+    spread = np.array([[s.lower, s.upper] for s in measured]).reshape(-1, 2).T
+    eps, n = _line(measured)
+    bars = np.abs(np.clip(spread, *NEEDED_RANGE) - n)
+    ax.errorbar(eps, n, yerr=bars, color=color, marker=marker, elinewidth=0.8, markevery=2, label=name + words)
+    if never:
+        ax.vlines(reached[-1].accuracy, reached[-1].n, NEEDED_RANGE[1], color=color, linestyle=":")
+
+
+def _line(sizes: Sequence[SampleComplexity]) -> NDArray[np.float64]:
+    return np.array([[s.accuracy, s.n] for s in sizes], np.float64).reshape(-1, 2).T
 
 
 def needed(name: str, judged: Judged) -> Needed:
