@@ -113,7 +113,8 @@ def test_a_flat_model_is_one_head():
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_small_fits_are_certified_and_near_the_truth(name):
     problem = small(SYSTEMS[name] | {"k_fit": 2})
-    replicator = Replicator(SweepSpec(problem=problem, starts="standard", block=4))
+    # one start n^-1/4 from the truth may end in a minimum above it (the dial in two dimensions has one); two do not
+    replicator = Replicator(SweepSpec(problem=problem, starts="near", block=4))
     ((_, rows),) = replicator.cells([(10**8, 0, 4)])
     assert rows["certified"].tolist() == [True] * 4
     assert float(np.max(rows["excess"])) < 0
