@@ -13,7 +13,7 @@ set that contains the fit; other components are other starts' minima, and `block
 
 from collections.abc import Callable
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,37 +29,22 @@ from moe_theory.models.measure import MixingMeasure
 STEPS = 16
 SHORTENINGS = (1.0, 0.4, 0.1)
 
-
-class Range(NamedTuple):
-    """Least and largest loss found within the level; the fit's own loss lies between."""
-
-    lowest: Float[Array, "*lanes"]
-    highest: Float[Array, "*lanes"]
-
-
 CONFIDENCE_LEVEL = 1.92
 """Half the 95 % quantile of chi-square with one degree of freedom: { D(G) : F(G) <= min F + 1.92 } is the usual 95 %
 likelihood-ratio interval of the one number D."""
 
 
-def identified_range(
-    problem: Problem, state: State, loss: Callable[[Array], Array], level: float | Float[Array, ""]
-) -> Range:
-    """Range of the loss over the fits within ``level`` (units of sigma^2 / n) of this one.
+def extreme_loss(
+    problem: Problem, state: State, loss: Callable[[Array], Array], level: float | Float[Array, ""], sign: Array
+) -> Float[Array, ""]:
+    """The least (``sign`` -1) or largest (+1) loss found over the fits within ``level`` of this one.
 
     Args:
         problem, state: one lane and its converged state.
         loss: z -> D, differentiable almost everywhere.
-        level: how much higher than at the fit F may be.
+        level: how much higher than at the fit F may be (units of sigma^2 / n).
+        sign: which end.
     """
-    lowest, highest = jax.vmap(lambda sign: extreme_loss(problem, state, loss, level, sign))(jnp.asarray([-1.0, 1.0]))
-    return Range(lowest, highest)
-
-
-def extreme_loss(
-    problem: Problem, state: State, loss: Callable[[Array], Array], level: float | Float[Array, ""], sign: Array
-) -> Float[Array, ""]:
-    """One end of `identified_range`: the least loss (``sign`` -1) or the largest one (+1)."""
     ceiling = state.value + level
 
     def advance(_: Any, carry: tuple[State, Array]) -> tuple[State, Array]:

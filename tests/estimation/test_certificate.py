@@ -17,7 +17,7 @@ from moe_theory.estimation.certificate import (
     certify,
     explain,
 )
-from moe_theory.estimation.identified import CONFIDENCE_LEVEL, DIRECTIONS, SHARES, block_splits, identified_range
+from moe_theory.estimation.identified import CONFIDENCE_LEVEL, DIRECTIONS, SHARES, block_splits, extreme_loss
 from moe_theory.estimation.objective import objective
 from moe_theory.estimation.pool import Lane
 from moe_theory.estimation.space import Chart
@@ -218,10 +218,19 @@ def test_a_split_of_loras_value_factors_fits_as_well_as_the_truth_and_a_split_of
                 assert float(case.loss(jnp.asarray(z))[0]) > 0.05
 
 
-def identified(case: Case, state: State, level: float = SPREAD):
-    return jax.jit(lambda problem, state: identified_range(problem, state, lambda z: case.loss(z)[0], level))(
-        case.problem, state
-    )
+class Range(NamedTuple):
+    """Both ends of the identified set."""
+
+    lowest: jax.Array
+    highest: jax.Array
+
+
+def identified(case: Case, state: State, level: float = SPREAD) -> Range:
+    def search(problem, state, sign):
+        return extreme_loss(problem, state, lambda z: case.loss(z)[0], level, sign)
+
+    both = jax.jit(jax.vmap(search, (None, None, 0)))(case.problem, state, jnp.asarray([-1.0, 1.0]))
+    return Range(*both)
 
 
 @pytest.mark.slow
