@@ -20,7 +20,7 @@ from moe_theory.errors import InputError
 from moe_theory.estimation.objective import HeadedDesign, gradient, objective
 from moe_theory.models.hierarchy import HierarchicalModel
 from moe_theory.models.measure import MixingMeasure
-from moe_theory.models.regression import Design, RegressionModel
+from moe_theory.models.regression import RegressionModel
 from moe_theory.sampling.statistics import Statistics
 
 LEARNING_RATE = 1e-2
@@ -65,7 +65,7 @@ def lbfgs() -> optax.GradientTransformationExtraArgs:
 
 def descend(
     model: RegressionModel | HierarchicalModel,
-    design: Design | HeadedDesign,
+    design: HeadedDesign,
     data: Statistics,
     start: MixingMeasure,
     method: optax.GradientTransformationExtraArgs,

@@ -13,20 +13,23 @@ set that contains the fit; other components are other starts' minima, and `block
 
 from collections.abc import Callable
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from moe_theory.estimation.frames import enter, leave, see
 from moe_theory.estimation.space import Chart, TrueSet, true_sets
 from moe_theory.estimation.trust_region import Problem, State, View, corrected, look
 from moe_theory.models.measure import MixingMeasure
 
-STEPS = 16
+STEPS = 32
+SETTLED = 1e-4
+"""A search ends with a step that moves the loss by less than this share of it, or after ``STEPS`` steps."""
+
 SHORTENINGS = (1.0, 0.4, 0.1)
 
 CONFIDENCE_LEVEL = 1.92
@@ -34,31 +37,44 @@ CONFIDENCE_LEVEL = 1.92
 likelihood-ratio interval of the one number D."""
 
 
-def extreme_loss(
-    problem: Problem, state: State, loss: Callable[[Array], Array], level: float | Float[Array, ""], sign: Array
-) -> Float[Array, ""]:
-    """The least (``sign`` -1) or largest (+1) loss found over the fits within ``level`` of this one.
+class Search(NamedTuple):
+    """One lane's search for an end of D over { z in Theta : F(z) <= ceiling }.
 
-    Args:
-        problem, state: one lane and its converged state.
-        loss: z -> D, differentiable almost everywhere.
-        level: how much higher than at the fit F may be (units of sigma^2 / n).
-        sign: which end.
+    Attributes:
+        state: where it is; at first the converged fit.
+        ceiling: largest F (units of sigma^2 / n).
+        sign: -1 for the least loss, +1 for the largest.
+        reached: the loss there.
+        left: steps that it may still take; 0 once they no longer pay.
     """
-    ceiling = state.value + level
 
-    def advance(_: Any, carry: tuple[State, Array]) -> tuple[State, Array]:
-        now, best = carry
-        z, reached = _step(problem, now, loss, ceiling, sign)
-        better = sign * reached > sign * best
-        return now._replace(z=jnp.where(better, z, now.z)), jnp.where(better, reached, best)
-
-    return jax.lax.fori_loop(0, STEPS, advance, (state, loss(state.z)))[1]
+    state: State
+    ceiling: Float[Array, "*lanes"]
+    sign: Float[Array, "*lanes"]
+    reached: Float[Array, "*lanes"]
+    left: Int[Array, "*lanes"]
 
 
-def _step(
-    problem: Problem, state: State, loss: Callable[[Array], Array], ceiling: Array, sign: Array
-) -> tuple[Array, Array]:
+Loss = Callable[[Array], Array]
+"""z -> D, differentiable almost everywhere."""
+
+
+def begin_search(state: State, loss: Loss, level: float | Float[Array, ""], sign: Float[Array, ""]) -> Search:
+    """The search that starts at a fit and may raise F by ``level`` above the fit's."""
+    return Search(state, state.value + level, sign, loss(state.z), jnp.asarray(STEPS))
+
+
+def search_step(problem: Problem, search: Search, loss: Loss) -> Search:
+    """One step; a search that has none left does not move."""
+    z, reached = _step(problem, search.state, loss, search.ceiling, search.sign)
+    gain = search.sign * (reached - search.reached)
+    better = (gain > 0.0) & (search.left > 0)
+    left = jnp.where(gain > SETTLED * jnp.abs(search.reached), jnp.maximum(search.left - 1, 0), 0)
+    state = search.state._replace(z=jnp.where(better, z, search.state.z))
+    return search._replace(state=state, reached=jnp.where(better, reached, search.reached), left=left)
+
+
+def _step(problem: Problem, state: State, loss: Loss, ceiling: Array, sign: Array) -> tuple[Array, Array]:
     """One quadratic-programming step, shortened until it keeps below the ceiling: (z, loss there)."""
     chart = problem.chart
     z, _, frame = see(chart, state.z, jnp.sum(problem.data.precision))

@@ -14,14 +14,17 @@ and t_i = r_h . e_i, at each support point (the terms with r and t only for h = 
     d2F/ds_i dh_j   = omega [ p_i p_j W' e_i + p_j (delta_ij - p_i) r_h ]
     d2F/dh_i dh_j   = omega p_i p_j W.
 
-A flat model is one head with O = I; its coefficients and design may come without the head axis. Source: our
-derivation; tests hold it against automatic differentiation. One lane; vmapped by the caller.
+Each is a sum over the support of a weight times a product of two features, so products that are multiples of each
+other (of x x' with x x', say: 46 monomials in four dimensions for 121 products) are summed once. A flat model is one
+head with O = I; its coefficients come without the head axis. Source: our derivation; tests hold it against automatic
+differentiation. One lane; vmapped by the caller.
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from moe_theory.models.hierarchy import HierarchicalModel
@@ -29,23 +32,66 @@ from moe_theory.models.regression import Coefficients, Design, RegressionModel
 from moe_theory.sampling.statistics import Statistics
 
 
+class Products(NamedTuple):
+    """All products of a feature from one family with one from another, as multiples of few distinct ones.
+
+    Attributes:
+        distinct: the u distinct products at the support points.
+        spread: product (a, b) of the families is sum_u distinct_u spread_uab; each has one term.
+    """
+
+    distinct: Float[Array, "M u"]
+    spread: Float[Array, "u a b"]
+
+
+PROPORTIONAL = 1e-13
+"""Two products are the same but for a factor if they are to this share of their largest value."""
+
+
+def products_of(left: Float[Array, "M a"], right: Float[Array, "M b"]) -> Products:
+    """The distinct products of two families of features, found by their values at the support; on the host."""
+    first, second = np.asarray(left), np.asarray(right)
+    columns = (first[:, :, None] * second[:, None, :]).reshape(first.shape[0], -1)
+    peaks = columns[np.argmax(np.abs(columns), axis=0), np.arange(columns.shape[1])]
+    scaled = columns / np.where(peaks == 0.0, 1.0, peaks)
+    sums = scaled.T @ np.random.default_rng(0).standard_normal(len(scaled))
+    kept: list[int] = []
+    spread = np.zeros(columns.shape[1:] * 2)
+    for place in np.argsort(sums, kind="stable"):
+        if not kept or np.max(np.abs(scaled[:, place] - scaled[:, kept[-1]])) > PROPORTIONAL:
+            kept.append(int(place))
+        spread[len(kept) - 1, place] = 1.0 if place == kept[-1] else peaks[place] / peaks[kept[-1]]
+    shape = (len(kept), first.shape[1], second.shape[1])
+    return Products(jnp.asarray(columns[:, kept]), jnp.asarray(spread[: len(kept)].reshape(shape)))
+
+
 class HeadedDesign(NamedTuple):
     """Features of all support points for every head, and what the heads' outputs add up with.
 
     Attributes:
-        heads: leaves with a leading axis H.
+        heads: leaves with a leading axis H; the features are the same in every head.
         outputs: O_h.
+        score_score, score_output, output_output: products of the features.
     """
 
     heads: Design
     outputs: Float[Array, "H d_out d_v"]
+    score_score: Products
+    score_output: Products
+    output_output: Products
 
 
-def design_of(model: RegressionModel | HierarchicalModel, support: Float[Array, "M d"]) -> Design | HeadedDesign:
-    """Features of the support points, computed once for every fit on them."""
+def design_of(model: RegressionModel | HierarchicalModel, support: Float[Array, "M d"]) -> HeadedDesign:
+    """Features of the support points, computed once for every fit on them; not under ``jax.jit``."""
     if isinstance(model, HierarchicalModel):
-        return HeadedDesign(model.design(support), model.outputs)
-    return model.design(support)
+        heads, outputs = model.design(support), model.outputs
+    else:
+        own = model.design(support)
+        heads: Design = jax.tree.map(lambda leaf: leaf[None], own)
+        outputs = jnp.eye(own.frozen_outputs.shape[1])[None]
+    score, output = heads.score[0], heads.output[0]
+    both = products_of(score, score), products_of(score, output), products_of(output, output)
+    return HeadedDesign(heads, outputs, *both)
 
 
 class Mixture(NamedTuple):
@@ -64,24 +110,20 @@ class Mixture(NamedTuple):
     prediction: Float[Array, "d_out M"]
 
 
-def _headed(coefficients: Coefficients, design: Design | HeadedDesign) -> tuple[Coefficients, HeadedDesign]:
-    if isinstance(design, HeadedDesign):
-        return coefficients, design
-    identity = jnp.eye(coefficients.output.shape[-2], dtype=coefficients.output.dtype)
-    stacked: tuple[Coefficients, Design] = jax.tree.map(lambda leaf: leaf[None], (coefficients, design))
-    return stacked[0], HeadedDesign(stacked[1], identity[None])
+def _headed(coefficients: Coefficients) -> Coefficients:
+    flat = coefficients.log_weight.ndim == 1
+    return jax.tree.map(lambda leaf: leaf[None], coefficients) if flat else coefficients
 
 
-def mix(coefficients: Coefficients, design: Design | HeadedDesign) -> Mixture:
+def mix(coefficients: Coefficients, design: HeadedDesign) -> Mixture:
     """Evaluate the mixture at the support points, frozen atoms included.
 
     Args:
-        coefficients: leaves (H, k, ...), or (k, ...) with a flat design.
+        coefficients: leaves (H, k, ...), or (k, ...) of a flat model.
         design: of the support.
     """
-    coefficients, headed = _headed(coefficients, design)
-    gates, outputs, heads = jax.vmap(_mix_head)(coefficients, headed.heads)
-    return Mixture(gates, outputs, heads, jnp.einsum("hov,hvm->om", headed.outputs, heads))
+    gates, outputs, heads = jax.vmap(_mix_head)(_headed(coefficients), design.heads)
+    return Mixture(gates, outputs, heads, jnp.einsum("hov,hvm->om", design.outputs, heads))
 
 
 def _mix_head(coefficients: Coefficients, design: Design) -> tuple[Array, Array, Array]:
@@ -103,20 +145,19 @@ def _value(residual: Array, data: Statistics) -> Float[Array, ""]:
     return 0.5 * jnp.sum(data.precision * jnp.sum(residual**2, axis=0))
 
 
-def objective(coefficients: Coefficients, design: Design | HeadedDesign, data: Statistics) -> Float[Array, ""]:
+def objective(coefficients: Coefficients, design: HeadedDesign, data: Statistics) -> Float[Array, ""]:
     """F(G) in units of sigma^2 / n."""
     return _value(mix(coefficients, design).prediction - data.mean, data)
 
 
 def gradient(
-    coefficients: Coefficients, design: Design | HeadedDesign, data: Statistics
+    coefficients: Coefficients, design: HeadedDesign, data: Statistics
 ) -> tuple[Float[Array, ""], Coefficients]:
     """F and dF with respect to the coefficients, in their own shapes."""
     mixture = mix(coefficients, design)
-    _, headed = _headed(coefficients, design)
     residual = mixture.prediction - data.mean
-    slopes = _gradient(mixture, residual, headed, data)
-    if isinstance(design, Design):
+    slopes = _gradient(mixture, residual, design, data)
+    if coefficients.log_weight.ndim == 1:
         slopes = jax.tree.map(lambda leaf: leaf[0], slopes)
     return _value(residual, data), slopes
 
@@ -148,19 +189,18 @@ def flatten(coefficients: Coefficients) -> Float[Array, " u"]:
     return jnp.concatenate(parts, axis=-1).reshape(-1)
 
 
-def second_order(coefficients: Coefficients, design: Design | HeadedDesign, data: Statistics) -> SecondOrder:
+def second_order(coefficients: Coefficients, design: HeadedDesign, data: Statistics) -> SecondOrder:
     """F, its gradient and its exact Hessian with respect to ``flatten(coefficients)``."""
     mixture = mix(coefficients, design)
-    _, headed = _headed(coefficients, design)
     residual = mixture.prediction - data.mean
     heads = jnp.arange(mixture.gates.shape[0])
 
     def of_pair(first: Array, second: Array) -> Array:
-        return _pair_hessian(mixture, residual, headed, data, first, second)
+        return _pair_hessian(mixture, residual, design, data, first, second)
 
     blocks = jax.vmap(jax.vmap(of_pair, (None, 0)), (0, None))(heads, heads)
     size = heads.shape[0] * blocks.shape[-1]
-    slope = flatten(_gradient(mixture, residual, headed, data))
+    slope = flatten(_gradient(mixture, residual, design, data))
     return SecondOrder(_value(residual, data), slope, blocks.transpose(0, 2, 1, 3).reshape(size, size))
 
 
@@ -170,13 +210,12 @@ def _pair_hessian(
     """The block of two heads."""
     same = (first == second).astype(residual.dtype)
     p, q = mixture.gates[first], mixture.gates[second]
-    one, other = (jax.tree.map(lambda leaf, h=h: leaf[h], design.heads) for h in (first, second))
     joint = design.outputs[first].T @ design.outputs[second]
     pulled = same * (design.outputs[first].T @ residual)
     excess = mixture.outputs[first] - mixture.heads[first][None]
     opposite = mixture.outputs[second] - mixture.heads[second][None]
     (k, points), d_v = p.shape, excess.shape[1]
-    s1, v = one.score.shape[1], one.output.shape[1]
+    _, s1, v = design.score_output.spread.shape
 
     along = jnp.sum(pulled[None] * excess, axis=1)
     weighted = jnp.asarray(data.precision)[None] * p
@@ -185,24 +224,26 @@ def _pair_hessian(
     moved = jnp.einsum("iom,op->ipm", excess, joint)
     cross = jnp.einsum("ipm,jpm->ijm", moved, opposite) - along[:, None] - along[None]
     score_score = (pairs * cross + own * along[None]).reshape(k * k, points)
-    score_square = (one.score[:, :, None] * other.score[:, None, :]).reshape(points, s1 * s1)
-    ss = (score_score @ score_square).reshape(k, k, s1, s1).transpose(0, 2, 1, 3).reshape(k * s1, k * s1)
+    ss = _summed(score_score, design.score_score).reshape(k, k, s1, s1).transpose(0, 2, 1, 3).reshape(k * s1, k * s1)
 
-    def score_output(weights: Array, scores: Array, outputs: Array) -> Array:
-        square = (scores[:, :, None] * outputs[:, None, :]).reshape(points, s1 * v)
-        block = (weights.reshape(k * k * d_v, points) @ square).reshape(k, k, d_v, s1, v)
+    def score_output(weights: Array) -> Array:
+        block = _summed(weights.reshape(k * k * d_v, points), design.score_output).reshape(k, k, d_v, s1, v)
         return block.transpose(0, 3, 1, 2, 4).reshape(k * s1, k * d_v * v)
 
     turned = (own - pairs)[:, :, None] * pulled[None, None]
-    so = score_output(pairs[:, :, None] * moved[:, None] + turned, one.score, other.output)
+    so = score_output(pairs[:, :, None] * moved[:, None] + turned)
     if mixture.gates.shape[0] == 1:
         os = so.T
     else:
         back = jnp.einsum("op,jpm->jom", joint, opposite)
         swapped = jnp.swapaxes(pairs, 0, 1)[:, :, None] * back[:, None] + turned
-        os = score_output(swapped, other.score, one.output).T
+        os = score_output(swapped).T
 
-    output_square = (one.output[:, :, None] * other.output[:, None, :]).reshape(points, v * v)
-    oo = (pairs.reshape(k * k, points) @ output_square).reshape(k, k, v, v)
+    oo = _summed(pairs.reshape(k * k, points), design.output_output).reshape(k, k, v, v)
     oo = jnp.einsum("ijvw,op->iovjpw", oo, joint).reshape(k * d_v * v, k * d_v * v)
     return jnp.block([[ss, so], [os, oo]])
+
+
+def _summed(weights: Float[Array, "w M"], products: Products) -> Float[Array, "w ab"]:
+    """sum_m weight_m product_m for every product."""
+    return weights @ products.distinct @ products.spread.reshape(products.spread.shape[0], -1)

@@ -24,7 +24,6 @@ from moe_theory.estimation.trust_region import (
     initial_state,
     step,
 )
-from moe_theory.models.regression import Design
 from moe_theory.sampling.statistics import Statistics
 
 STEPS = 4
@@ -104,7 +103,7 @@ class Pool:
         lanes: block size on each device.
     """
 
-    def __init__(self, chart: Chart, design: Design | HeadedDesign, lanes: int = 64):
+    def __init__(self, chart: Chart, design: HeadedDesign, lanes: int = 64):
         self.lanes = lanes
         self._shared = {device: jax.device_put((chart, design), device) for device in jax.local_devices()}
         self._begin = jax.jit(jax.vmap(_begin, (None, 0, 0)))
@@ -164,9 +163,29 @@ def _merged(new: State, old: State, fresh: np.ndarray) -> State:
     return jax.tree.map(pick, new, old)
 
 
-def _begin(shared: tuple[Chart, Design | HeadedDesign], data: Statistics, z: jax.Array) -> State:
+def _begin(shared: tuple[Chart, HeadedDesign], data: Statistics, z: jax.Array) -> State:
     return initial_state(Problem(*shared, data), z)
 
 
-def _advance(shared: tuple[Chart, Design | HeadedDesign], data: Statistics, state: State) -> State:
+def _advance(shared: tuple[Chart, HeadedDesign], data: Statistics, state: State) -> State:
     return jax.lax.fori_loop(0, STEPS, lambda _, now: step(Problem(*shared, data), now), state)
+
+
+def until_settled(
+    advance: Callable[[Any, Any], Any], running: Callable[[Any], Any], size: int, fixed: Any, lanes: Any
+) -> Any:
+    """Advance lanes in blocks of one shape until none is running; in a block, others take the places of those that end.
+
+    Args:
+        advance: (fixed, lanes) of a block -> lanes after some steps.
+        running: lanes -> which of them are to be advanced again.
+        size: of a block, filled up with repetitions.
+        fixed, lanes: arrays with a leading axis over all lanes, what a lane keeps and what advances.
+    """
+    lanes = jax.tree.map(np.array, lanes)
+    while (left := np.flatnonzero(running(lanes))).size:
+        place = np.resize(left[:size], size)
+        moved = advance(*jax.tree.map(lambda leaf, at=place: leaf[at], (fixed, lanes)))
+        for leaf, new in zip(jax.tree.leaves(lanes), jax.tree.leaves(moved), strict=True):
+            leaf[place] = np.asarray(new)
+    return lanes

@@ -33,7 +33,7 @@ from jaxtyping import Array, Bool, Float, Int
 from moe_theory.estimation.frames import Frame, enter, gauge_slice, leave, see
 from moe_theory.estimation.objective import HeadedDesign, flatten, gradient, objective, second_order
 from moe_theory.estimation.space import Chart
-from moe_theory.models.regression import Coefficients, Design
+from moe_theory.models.regression import Coefficients
 from moe_theory.sampling.statistics import Statistics
 
 FIRST_BARRIER = 1.0
@@ -45,6 +45,9 @@ DECREMENT = 1e-5
 CENTRALITY = 0.01
 """The certificate is judged with multipliers mu / s. A lane ends where its own are this near, relatively; one that has
 settled otherwise goes on from mu / s."""
+INACTIVE = 1e-3
+"""Where phi_mu's last barrier would leave a decrement below this share of the present one, no constraint is active (an
+active one leaves mu / 2), and the barrier ends at once."""
 RESOLUTION = 3e-15
 REFINED = 1e-9
 UNRESOLVED_GAIN = 4e-4
@@ -66,7 +69,7 @@ class Problem(NamedTuple):
     """One lane: what is minimised."""
 
     chart: Chart
-    design: Design | HeadedDesign
+    design: HeadedDesign
     data: Statistics
 
 
@@ -371,9 +374,11 @@ def step(problem: Problem, state: State) -> State:
 
     move = attempt(view, here, local)
     z = jnp.where(move.accepted, chart.balanced(leave(chart, seen.frame, move.y)), here.z)
-    barrier = _next_barrier(here.barrier, local.value, (gain <= here.barrier) & minimum, last)
+    ready = (gain <= here.barrier) & minimum
+    inactive = ready & (_decrement_at(local, last) <= INACTIVE * here.barrier)
+    barrier = jnp.where(inactive, last, _next_barrier(here.barrier, local.value, ready, last))
     ideal = barrier / chart.slacks(z)
-    multipliers = jnp.where(settled, ideal, _dual_step(here, local, move))
+    multipliers = jnp.where(settled | inactive, ideal, _dual_step(here, local, move))
     stalled = ~move.accepted & (move.radius < SHORTEST_RADIUS)
     level = jnp.where(move.accepted, view.value(move.y), local.value)
     moved = State(
@@ -383,6 +388,12 @@ def step(problem: Problem, state: State) -> State:
     kept = here._replace(value=local.value, decrement=gain, status=jnp.full_like(state.status, CONVERGED))
     after = jax.tree.map(lambda new, old: jnp.where(done, old, new), moved, kept)
     return jax.tree.map(lambda new, old: jnp.where(state.status == RUNNING, new, old), after, state)
+
+
+def _decrement_at(local: Local, barrier: float) -> Float[Array, ""]:
+    """The Newton decrement that phi_mu has here for another barrier, with the curvature of the present one."""
+    slope = local.slope - local.slack_slopes.T @ (barrier / local.slacks)
+    return possible_gains(local.spectrum._replace(slope=local.spectrum.vectors.T @ slope)).decrement
 
 
 def _next_barrier(

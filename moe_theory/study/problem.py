@@ -16,7 +16,7 @@ from moe_theory.models.experts import LinearExpert
 from moe_theory.models.gates import AbstractGate, AttentionGate, GaussianGate
 from moe_theory.models.hierarchy import HierarchicalModel, hierarchical
 from moe_theory.models.measure import MixingMeasure
-from moe_theory.models.regression import Design, RegressionModel, frozen_pretrained
+from moe_theory.models.regression import RegressionModel, frozen_pretrained
 from moe_theory.precision import require_x64
 from moe_theory.sampling.inputs import finite_support
 from moe_theory.study.spec import DECOMPOSED, EMBEDDED, ProblemSpec
@@ -47,7 +47,7 @@ class Setup(NamedTuple):
 
     model: RegressionModel | HierarchicalModel
     truth: MixingMeasure
-    design: Design | HeadedDesign
+    design: HeadedDesign
     values: np.ndarray
     space: ParameterSpace
     k_fit: int

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from moe_theory.estimation.certificate import SPREAD, Certificate, certify, explain
-from moe_theory.estimation.identified import CONFIDENCE_LEVEL, block_splits, extreme_loss
+from moe_theory.estimation.identified import CONFIDENCE_LEVEL, Search, begin_search, block_splits, search_step
 from moe_theory.estimation.objective import mix, objective
-from moe_theory.estimation.pool import Finished, Lane, Pool
+from moe_theory.estimation.pool import Finished, Lane, Pool, until_settled
 from moe_theory.estimation.space import Chart
 from moe_theory.estimation.starts import StartMaker, plan_named
 from moe_theory.estimation.trust_region import CONVERGED, Problem, State
@@ -74,7 +74,8 @@ class Replicator:
         self._measure = jax.jit(jax.vmap(self._measure_lane))
         self._end_loss = jax.jit(jax.vmap(self._d_12))
         self._splits = block_splits(self.chart, self.setup.truth) if identified_set else None
-        self._range = jax.jit(jax.vmap(self._range_lane)) if identified_set else None
+        self._begin_search = jax.jit(jax.vmap(self._begin_lane))
+        self._search = jax.jit(jax.vmap(self._search_lane))
         self._split_values = jax.jit(jax.vmap(self._split_lane))
 
     def compile(self) -> None:
@@ -101,6 +102,8 @@ class Replicator:
                     yield gap, self._rows(members)
 
     def _lanes(self, gaps: Iterable[Gap], waiting: dict[Gap, list[_Replication]]) -> Iterator[Lane]:
+        """The first start of every replication of a gap, then the second: the sooner one converges, the sooner others
+        of its replication can be seen to be dominated."""
         for gap in gaps:
             n, first, count = gap
             waiting[gap] = []
@@ -111,9 +114,10 @@ class Replicator:
                 owner = _Replication(n, number, data, 0.5 * float(data.precision @ squares), starts.kinds, starts.z)
                 self._owners.append(owner)
                 waiting[gap].append(owner)
-                place = len(self._owners) - 1
-                for z in starts.z:
-                    yield Lane(place, data, z)
+            begun = len(self._owners) - count
+            for start in range(len(waiting[gap][0].starts)):
+                for place, owner in enumerate(waiting[gap], begun):
+                    yield Lane(place, owner.data, owner.starts[start])
 
     def _certify_lane(self, data: Statistics, state: State, truth_value: Any) -> Certificate:
         return certify(Problem(self.chart, self.setup.design, data), state, truth_value)
@@ -126,12 +130,23 @@ class Replicator:
         plain = effective_losses(model, fitted, truth, anchored=False)
         return effective_losses(model, fitted, truth), plain, factor_losses(model, fitted, truth), distance
 
-    def _range_lane(self, data: Statistics, state: State, levels: jax.Array) -> jax.Array:
-        """The ends that `SEARCHES` asks for, in its order."""
-        problem = Problem(self.chart, self.setup.design, data)
+    def _search_lane(self, data: Statistics, search: Search) -> Search:
+        return search_step(Problem(self.chart, self.setup.design, data), search, self._d_12)
+
+    def _begin_lane(self, state: State, levels: jax.Array) -> Search:
+        """All that `SEARCHES` asks for, in its order."""
         which, signs = (np.array(column) for column in zip(*SEARCHES.values(), strict=True))
-        search = jax.vmap(lambda level, sign: extreme_loss(problem, state, self._d_12, level, sign))
-        return search(levels[which], jnp.asarray(signs))
+        begin = jax.vmap(lambda level, sign: begin_search(state, self._d_12, level, sign))
+        return begin(levels[which], jnp.asarray(signs))
+
+    def _ends(self, data: Statistics, states: State, levels: np.ndarray) -> np.ndarray:
+        """The end that every search reaches from every fit: (fits, searches)."""
+        begun = self._padded(self._begin_search, states, levels)
+        searches = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), begun)
+        repeated = jax.tree.map(lambda leaf: np.repeat(leaf, len(SEARCHES), axis=0), data)
+        size = max(1, self.sweep.block // len(SEARCHES))
+        ended: Search = until_settled(self._search, lambda lanes: lanes.left > 0, size, repeated, searches)
+        return np.asarray(ended.reached).reshape(-1, len(SEARCHES))
 
     def _split_lane(self, data: Statistics) -> jax.Array:
         """F at every one of `block_splits`."""
@@ -167,7 +182,7 @@ class Replicator:
         frame["start_D_1"], frame["start_D_12"] = start_measured[0].d_1, start_measured[0].d_12
         frame["far_D_12"] = np.where(frame["far_excess"].notna(), far_measured[0].d_12, np.nan)
         frame["far_overfitted_error"] = np.where(frame["far_excess"].notna(), far_measured[0].overfitted, np.nan)
-        if self._range is not None:
+        if self._splits is not None:
             frame = frame.assign(**self._range_columns(members, data, states, best_lanes))
         frame["seconds"] = time.monotonic() - self._begun
         return frame
@@ -186,7 +201,7 @@ class Replicator:
         least = own_states.value
         fixed = np.broadcast_to([SPREAD, CONFIDENCE_LEVEL], (len(members), 2))
         above = np.column_stack([fixed, np.maximum(truths - least, 0.0)])
-        ends = self._padded(self._range, own_data, own_states, above)
+        ends = self._ends(own_data, own_states, above)
         values = np.concatenate([states.value, self._padded(self._split_values, own_data).ravel()])
         at_splits = np.tile(np.asarray(self._padded(self._end_loss, self._splits)), len(members))
         reached = np.concatenate([self._padded(self._end_loss, states.z), at_splits])
@@ -194,7 +209,7 @@ class Replicator:
         columns = {}
         for place, (name, (level, sign)) in enumerate(SEARCHES.items()):
             inside = values <= (least + above[:, level])[owner] + ROUNDING * truths[owner]
-            columns[name] = np.array(ends[:, place])
+            columns[name] = ends[:, place].copy()
             (np.minimum if sign < 0 else np.maximum).at(columns[name], owner[inside], reached[inside])
         return columns
 

@@ -17,7 +17,14 @@ from moe_theory.estimation.certificate import (
     certify,
     explain,
 )
-from moe_theory.estimation.identified import CONFIDENCE_LEVEL, DIRECTIONS, SHARES, block_splits, extreme_loss
+from moe_theory.estimation.identified import (
+    CONFIDENCE_LEVEL,
+    DIRECTIONS,
+    SHARES,
+    begin_search,
+    block_splits,
+    search_step,
+)
 from moe_theory.estimation.objective import objective
 from moe_theory.estimation.pool import Lane
 from moe_theory.estimation.space import Chart
@@ -226,8 +233,12 @@ class Range(NamedTuple):
 
 
 def identified(case: Case, state: State, level: float = SPREAD) -> Range:
+    def loss(z):
+        return case.loss(z)[0]
+
     def search(problem, state, sign):
-        return extreme_loss(problem, state, lambda z: case.loss(z)[0], level, sign)
+        begun = begin_search(state, loss, level, sign)
+        return jax.lax.while_loop(lambda now: now.left > 0, lambda now: search_step(problem, now, loss), begun).reached
 
     both = jax.jit(jax.vmap(search, (None, None, 0)))(case.problem, state, jnp.asarray([-1.0, 1.0]))
     return Range(*both)

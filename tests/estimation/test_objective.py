@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe_theory.estimation.frames import Frame, closest_pair, enter, gauge_slice, leave, split_scale
-from moe_theory.estimation.objective import flatten, gradient, objective, second_order
+from moe_theory.estimation.objective import design_of, flatten, gradient, objective, products_of, second_order
 from moe_theory.estimation.space import Chart, ParameterSpace
 from moe_theory.estimation.trust_region import Problem, View
 from moe_theory.models.adapters import Lora, Projections, RepLora
 from moe_theory.models.experts import LinearExpert
 from moe_theory.models.gates import AttentionGate, GaussianGate
-from moe_theory.models.regression import Coefficients, Design, RegressionModel, frozen_pretrained
+from moe_theory.models.regression import Coefficients, RegressionModel, frozen_pretrained
 from moe_theory.sampling.statistics import Statistics
 
 D, K, POINTS = 4, 3, 64
@@ -63,7 +63,7 @@ def make_setting(gate, adapter, frozen=1, k=K, rank=1, seed=0):
     counts[:2] = 0.0
     data = Statistics(counts, rng.normal(size=(d_out, POINTS)))  # pyright: ignore[reportArgumentType]
     chart = Chart(model, ParameterSpace(), k)
-    return Setting(chart, Problem(chart, model.design(jnp.asarray(support)), data), rng)
+    return Setting(chart, Problem(chart, design_of(model, jnp.asarray(support)), data), rng)
 
 
 def relative(found, expected):
@@ -106,13 +106,23 @@ def test_derivatives_in_coefficients_are_exact(gate, adapter):
     assert relative(exact.hessian, exact.hessian.T) < 1e-14
 
 
+def test_products_that_are_multiples_of_each_other_are_formed_once():
+    """Monomials of even degree up to 4 in d variables for the squares of the attention gate's features (1, x x')."""
+    support = np.random.default_rng(0).uniform(-1.0, 1.0, (256, 3))
+    score = np.column_stack([np.ones(256), *(support[:, i] * support[:, j] for i in range(3) for j in range(i, 3))])
+    for left, right, monomials in ((score, score, 1 + 6 + 15), (score, support, 3 + 10)):
+        found = products_of(jnp.asarray(left), jnp.asarray(right))
+        assert found.distinct.shape == (256, monomials)
+        expected = left[:, :, None] * right[:, None, :]
+        np.testing.assert_allclose(np.einsum("mu,uab->mab", *found), expected, rtol=0, atol=1e-13)
+
+
 def test_objective_is_a_sum_over_samples():
     """Against loops over points and outputs, weights N / sigma^2; points without samples do not count."""
     setting = make_setting("attention", "lora")
     chart, (_, design, data) = setting.chart, setting.problem
     measure = chart.measure(setting.random_z())
-    assert isinstance(design, Design)
-    support = np.asarray(design.output)
+    support = np.asarray(design.heads.output[0])
     slow = 0.0
     predictions = np.asarray(jax.vmap(chart.model.predict, (None, 0))(measure, jnp.asarray(support)))
     for point, output in np.ndindex(predictions.shape):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq, linear_sum_assignment
 
 from moe_theory.estimation.frames import enter, see
-from moe_theory.estimation.objective import objective
+from moe_theory.estimation.objective import design_of, objective
 from moe_theory.estimation.space import Chart, ParameterSpace
 from moe_theory.estimation.trust_region import (
     CENTRALITY,
@@ -213,7 +213,7 @@ def make_case(adapter, k_fit, n, noise):
     values = np.asarray(jax.vmap(model.predict, (None, 0))(truth, support)).T
     data = draw_statistics(values, 1.0, n, 0, 0) if noise else Statistics(np.full(POINTS, n / POINTS), values)
     chart = Chart(model, ParameterSpace(), k_fit)
-    return Case(chart, truth, Problem(chart, model.design(support), data))
+    return Case(chart, truth, Problem(chart, design_of(model, support), data))
 
 
 def untied_starts(chart, lanes=LANES, seed=1):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from moe_theory.estimation.objective import mix
+from moe_theory.estimation.objective import design_of, mix
 from moe_theory.models.hierarchy import HierarchicalModel, as_hierarchical
 from moe_theory.models.measure import MixingMeasure
 from moe_theory.theory.voronoi import effective_losses, factor_losses
@@ -66,7 +66,7 @@ def test_f_shapes_coefficients_and_invariances(gate, adapter, heads):
     np.testing.assert_allclose(found, reference(model, measure, x), rtol=1e-12, atol=1e-12)
 
     stacked = as_hierarchical(model)
-    coefficients, design = stacked.coefficients(measure), stacked.design(jnp.asarray(x))
+    coefficients, design = stacked.coefficients(measure), design_of(stacked, jnp.asarray(x))
     assert coefficients.log_weight.shape == (stacked.count, K)
     each = jax.vmap(lambda own, features: mix(own, features).prediction)(coefficients, design)
     np.testing.assert_allclose(jnp.einsum("hov,hvm->mo", stacked.outputs, each), found, rtol=1e-12, atol=1e-12)

@@ -8,7 +8,7 @@ from scipy.stats import bootstrap, kstest, norm
 
 from moe_theory.errors import InputError
 from moe_theory.estimation.certificate import certify
-from moe_theory.estimation.objective import mix
+from moe_theory.estimation.objective import design_of, mix
 from moe_theory.estimation.space import Chart
 from moe_theory.estimation.starts import StartMaker, plan_named
 from moe_theory.estimation.trust_region import Problem, initial_state, step
@@ -85,7 +85,7 @@ def fitted_errors(n):
         drawn = draw_continuous(
             lambda x: np.asarray(predict(x)), SPEC.input_law, SPEC.dimension, setup.sigma, n, 0, replication
         )
-        raw.append(fit(setup.model.design(jnp.asarray(drawn.inputs)), drawn.data, z))
+        raw.append(fit(design_of(setup.model, jnp.asarray(drawn.inputs)), drawn.data, z))
     for fits in (direct, raw):
         assert sum(bool(passed) for _, passed in fits) >= 0.95 * REPLICATIONS
     return np.array([float(d) for d, _ in direct]), np.array([float(d) for d, _ in raw])
