@@ -8,7 +8,7 @@ JAX is imported by the workers that fit, not here, so that ``--help`` answers at
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ import pandas as pd
 import typer
 
 from moe_theory.errors import InputError, MoeTheoryError, StoreError
+from moe_theory.study.comparing import compare, comparison_json, comparison_table
 from moe_theory.study.drawing import draw_claims, draw_headline
 from moe_theory.study.report import FEWEST, Report, predicted_words, report
 from moe_theory.study.spec import SweepSpec, parse_sizes, revise
@@ -25,6 +26,7 @@ from moe_theory.study.sweep import SMOKE, rows_of, run_claims, sweep_of
 from moe_theory.study.tables import claims_table, verdict_table
 from moe_theory.study.verdict import CERTIFIED_SHARE
 from moe_theory.theory.claims import CLAIMS, HEADLINE, Claim, claim_named
+from moe_theory.theory.comparisons import COMPARISONS, Comparison, parts_of
 
 STATUSES = (
     "Exit status 0: all went well; 1: something was computed but could not be finished; 2: the request cannot be "
@@ -71,8 +73,10 @@ def claims(as_json: AsJson = False) -> None:
     if as_json:
         for claim in CLAIMS.values():
             _print_json(_claim_json(claim))
+        for comparison in COMPARISONS.values():
+            _print_json(comparison_json(comparison))
         return
-    typer.echo(claims_table(CLAIMS.values()))
+    typer.echo(claims_table(CLAIMS.values(), COMPARISONS.values()))
 
 
 @app.command(epilog=STATUSES)
@@ -99,16 +103,18 @@ def run(
     Example: moe-theory run replora-linear-over --n 1e3:1e12:10 --reps 64
     """
     problem = _given(rank=rank, dimension=dimension, k_true=k_true, k_fit=k_fit, sigma=sigma, weight_floor=weight_floor)
+    compared = _comparisons(names, problem)
     sweeps = [(claim, _sweep(claim, smoke, n, reps, seed, problem, starts)) for claim in _claims(names)]
     wanted = _accuracies(eps)
     store = Store(results)
     store.check_writable()
     computed = run_claims(sweeps, store, workers)
-    reports = [
-        report(claim, sweep, rows, accuracies=wanted) for (claim, sweep), rows in zip(sweeps, computed, strict=True)
+    judged = [
+        (report(claim, sweep, rows, accuracies=wanted), rows)
+        for (claim, sweep), rows in zip(sweeps, computed, strict=True)
     ]
-    _print_reports(reports, as_json)
-    _demand_certified(reports)
+    _print_reports(judged, compared, as_json)
+    _demand_certified([made for made, _ in judged])
 
 
 @app.command()
@@ -141,11 +147,12 @@ def verdict(
         raise InputError(f"--statistic must be median or mean, got {statistic!r}")
     wanted = _accuracies(eps)
     problem = _given(rank=rank, dimension=dimension, k_true=k_true, k_fit=k_fit, sigma=sigma, weight_floor=weight_floor)
+    compared = _comparisons(names, problem)
     judged = _judge_stored(
         "verdict", names, Store(results), lambda claim: _sweep(claim, smoke, n, reps, seed, problem, starts),
         lambda claim, sweep, rows: report(claim, sweep, rows, statistic, wanted),
     )  # fmt: skip
-    _print_reports([made for made, _ in judged], as_json)
+    _print_reports(judged, compared, as_json)
 
 
 @app.command()
@@ -217,15 +224,26 @@ def reproduce(
     sweeps = [(claim, _sweep(claim, smoke, None, None, 0, {}, None)) for claim in map(claim_named, HEADLINE)]
     computed = run_claims(sweeps, store, workers)
     judged = [(report(claim, sweep, rows), rows) for (claim, sweep), rows in zip(sweeps, computed, strict=True)]
-    _print_reports([made for made, _ in judged], False)
+    _print_reports(judged, [], False)
     _print_paths(draw_headline(judged, figures), False)
     _demand_certified([made for made, _ in judged])
 
 
 def _claims(names: list[str] | None) -> list[Claim]:
     if not names:
-        raise InputError(f"name one or more claims, or all: {', '.join(CLAIMS)}")
-    return list(CLAIMS.values()) if names == ["all"] else [claim_named(name) for name in names]
+        raise InputError(f"name one or more claims, or all: {', '.join([*CLAIMS, *COMPARISONS])}")
+    return list(CLAIMS.values()) if names == ["all"] else [CLAIMS[name] for name in parts_of(names)]
+
+
+def _comparisons(names: list[str] | None, problem: Mapping[str, Any]) -> list[Comparison]:
+    """The comparisons that were named; all of them, at the claims' own problems, where no name was given."""
+    if not names or names == ["all"]:
+        return [] if problem else list(COMPARISONS.values())
+    found = [each for name, each in COMPARISONS.items() if name in names]
+    if found and problem:
+        option = next(iter(problem)).replace("_", "-")
+        raise InputError(f"{found[0].id} compares claims at their own problem: leave out --{option}")
+    return found
 
 
 def _sweep(
@@ -340,12 +358,16 @@ def _print_json(value: dict[str, Any]) -> None:
     typer.echo(json.dumps(value, allow_nan=False))
 
 
-def _print_reports(reports: list[Report], as_json: bool) -> None:
+def _print_reports(judged: list[tuple[Report, pd.DataFrame]], compared: list[Comparison], as_json: bool) -> None:
+    rows = {made.claim.id: each for made, each in judged}
+    comparisons = [compare(comparison, rows) for comparison in compared if rows.keys() >= set(comparison.parts)]
     if as_json:
-        for made in reports:
+        for made in (*(each for each, _ in judged), *comparisons):
             _print_json(made.as_json())
         return
-    typer.echo(verdict_table(reports))
+    typer.echo(verdict_table(made for made, _ in judged))
+    for made in comparisons:
+        typer.echo(f"\n{comparison_table(made)}")
 
 
 def _print_paths(paths: list[Path], as_json: bool) -> None:

@@ -16,6 +16,7 @@ from moe_theory.study import sweep as sweeps
 from moe_theory.study.store import Store, load_results
 from moe_theory.study.sweep import sweep_of
 from moe_theory.theory.claims import CLAIMS, HALF, HEADLINE, claim_named
+from moe_theory.theory.comparisons import COMPARISONS
 from tests.synthetic import stored_rows, synthetic_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -116,9 +117,28 @@ def test_single_precision_is_refused():
 def test_claims_are_listed(command):
     status, out, _ = command("claims")
     assert status == 0
-    assert all(name in out for name in CLAIMS)
+    assert all(name in out for name in [*CLAIMS, *COMPARISONS])
     status, out, _ = command("claims", "--json")
-    assert [json.loads(line)["id"] for line in out.splitlines()] == list(CLAIMS)
+    assert [json.loads(line)["id"] for line in out.splitlines()] == [*CLAIMS, *COMPARISONS]
+
+
+def test_a_comparison_runs_its_parts_and_is_judged_when_all_are_stored(command, tmp_path):
+    store = Store(tmp_path / "store")
+    comparison = COMPARISONS["hora-vs-mh-lora"]
+    for name in comparison.parts:
+        stored_rows(store, claim_named(name), sweep_of(claim_named(name)))
+    here = ("--results", store.root)
+    status, out, err = command("run", comparison.id, "--json", *here)
+    assert status == 0, err
+    *parts, last = (json.loads(line) for line in out.splitlines())
+    assert [part["id"] for part in parts] == list(comparison.parts)
+    assert last["id"] == comparison.id
+    assert last["verdict"] in ("SUPPORTED", "REFUTED", "UNDECIDED")
+    for names in ((comparison.id,), ()):
+        assert comparison.id in command("verdict", *names, *here)[1]
+    status, _, err = command("run", comparison.id, "--rank", 2, *here)
+    assert status == 2
+    assert "leave out --rank" in err
 
 
 BAD = {

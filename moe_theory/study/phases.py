@@ -1,7 +1,8 @@
-"""Figures over several claims: the sharing dial's phase diagram, and the sample size that an accuracy needs.
+"""Figures over several claims: the sharing dial's phase diagram, the sample size that an accuracy needs, and ratios of
+sample sizes over a series.
 
-Both show `SET_COLUMN`: the largest D_12 among fits that are as good as the truth, F(G) <= F(G*). The set holds the
-truth for certain, so its width bounds what any least-squares estimator can promise.
+The first two show `SET_COLUMN`: the largest D_12 among fits that are as good as the truth, F(G) <= F(G*). The set
+holds the truth for certain, so its width bounds what any least-squares estimator can promise.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,10 +13,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from moe_theory.errors import InputError
 from moe_theory.study.axes import GREY, LOOKS
+from moe_theory.study.comparing import ComparisonReport
 from moe_theory.study.figures import save_figure, style
 from moe_theory.study.panels import curve_of
 from moe_theory.study.report import Judged
@@ -216,3 +219,41 @@ def needed(name: str, judged: Judged) -> Needed:
         raise InputError(f"{name} has no law to ask sample sizes of: {judged.verdict.reason}")
     top = float(np.exp(judged.curve.log_center[0]))
     return Needed(name, tuple(each for each in complexities if each.accuracy <= 2.0 * top))
+
+
+def ratio_table(made: ComparisonReport) -> pd.DataFrame:
+    """One row per aspect and pair: x, n_first / n_second with its 95 % interval, what is predicted (NaN: nothing)."""
+    rows = []
+    for each in (made.main, *made.others):
+        for pair, found in zip(made.comparison.pairs, each.contrasts, strict=True):
+            low, high = np.exp(found.log_ratio.interval())
+            predicted = pair.ratio if each.aspect.predicted and pair.ratio is not None else np.nan
+            ratio = np.exp(found.log_ratio.value)
+            rows.append((each.aspect.words, pair.label, pair.x, ratio, low, high, predicted))
+    return pd.DataFrame(rows, columns=["error", "pair", "x", "ratio", "lower", "upper", "predicted"])
+
+
+def ratio_figure(
+    made: ComparisonReport, x_label: str, path_stem: str | Path, provenance: Mapping[str, Any] | None = None
+) -> list[Path]:
+    """Draw a comparison over its series: ratios with 95 % intervals, and the predicted ones as a line.
+
+    Raises:
+        StoreError: the files cannot be written.
+    """
+    table = ratio_table(made)
+    with style():
+        figure = Figure(figsize=(5.0, 4.0), layout="constrained")
+        ax = figure.subplots()
+        ax.set(xscale="log", yscale="log", xlabel=x_label, ylabel="samples needed, first over second")
+        ax.set_title(made.comparison.model, fontsize=8.5)
+        for (words, group), (color, marker, _) in zip(table.groupby("error", sort=False), LOOKS, strict=False):
+            bars = np.abs(group[["lower", "upper"]].to_numpy().T - group["ratio"].to_numpy())
+            ax.errorbar(group["x"], group["ratio"], yerr=bars, color=color, marker=marker, linestyle="", label=words)
+            if not np.isnan(group["predicted"].to_numpy()).any():
+                ax.plot(group["x"], group["predicted"], color=color, linestyle="--", label=f"{words}, predicted")
+        ax.axhline(1.0, color=GREY, linewidth=0.8)
+        ax.set_xticks(sorted(set(table["x"])), labels=[f"{x:g}" for x in sorted(set(table["x"]))], minor=False)
+        ax.xaxis.set_minor_locator(NullLocator())
+        figure.legend(loc="outside lower center", ncols=2, fontsize=7.5)
+        return save_figure(figure, path_stem, table, {"verdict": str(made.main.status)}, provenance)

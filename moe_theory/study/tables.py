@@ -4,14 +4,17 @@ from collections.abc import Iterable
 
 from moe_theory.study.report import Judged, Report, predicted_words
 from moe_theory.theory.claims import Claim
+from moe_theory.theory.comparisons import Comparison
 
 
-def claims_table(claims: Iterable[Claim]) -> str:
-    """One row per claim: id, model, specification, loss, predicted law, statement."""
+def claims_table(claims: Iterable[Claim], comparisons: Iterable[Comparison] = ()) -> str:
+    """One row per claim: id, model, specification, loss, predicted law, statement; then one per comparison."""
     rows = [["id", "model", "k_fit", "loss", "predicted", "statement"]]
     for claim in claims:
         words = predicted_words(claim.main.prediction)
         rows.append([claim.id, claim.model, claim.specification, claim.main.column, words, claim.statement])
+    for each in comparisons:
+        rows.append([each.id, each.model, "comparison", each.main.column, each.question, each.statement])
     return aligned(rows)
 
 
