@@ -1,0 +1,136 @@
+"""The page of all claims: for each its statement, source, derivation, experiment, result and figure."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from moe_theory.study.comparing import ComparisonReport, comparison_table
+from moe_theory.study.report import Report, predicted_words
+from moe_theory.study.sweep import sweep_of
+from moe_theory.study.tables import aligned
+from moe_theory.theory.claims import Claim
+
+REGULAR = (
+    "The derivatives of exp(s) (h - f) at the true atoms are linearly independent once the gauge is divided out (a "
+    "positive "
+    "first-order margin), so the information matrix is regular and every error is of order n^-1/2."
+)
+SHARED = (
+    "The value is linear in what the gate also sees, so a split of an atom shows in the score at second order: with "
+    "the means kept, "
+    "f moves by the square of the split, and a split of n^-1/4 is as visible as noise. Weights, means and single "
+    "atoms stay at n^-1/2."
+)
+DERIVATIONS: Mapping[str, tuple[str, str]] = {
+    "lora": (
+        "lora-over-fitted-what-not-identified-means-for-least-squares",
+        "The gate does not contain (B_V, A_V) and the expert is linear in Delta_V: two halves Delta_V + H and "
+        "Delta_V - H with "
+        "one query part leave f_G as it is, for every H that stays in Theta.",
+    ),
+    "replora": ("lora-over-fitted-what-not-identified-means-for-least-squares", SHARED),
+    "dora": (
+        "magnitudes-sharing-tau-dora-and-doran",
+        "Columns of fixed or common length lie on spheres, which hold no segments: a split shows at second order. Free "
+        "magnitudes are a linear part of the value that the gate does not see: m + t and m - t leave f_G as it is.",
+    ),
+    "doran": (
+        "magnitudes-sharing-tau-dora-and-doran",
+        SHARED + " Free magnitudes are shared by nothing: m + t and m - t leave f_G as it is.",
+    ),
+    "dial": (
+        "the-sharing-dial",
+        "For every share below 1 the value keeps a part of its own, which can be split without a trace, on a scale "
+        "of 1 - eta.",
+    ),
+    "hora": ("several-heads-multi-head-lora-and-hora", SHARED),
+    "hora-heads": (
+        "several-heads-multi-head-lora-and-hora",
+        "An invisible split must keep the mean of act(U_h B_V) in every head; a nonlinear activation and two different "
+        "embeddings forbid that, so sharing by heads alone is enough.",
+    ),
+}
+"""By adapter: the section of theory.md, and the argument in short, for over-specified fits."""
+
+
+def claims_page(
+    claims: Sequence[Claim], reports: Mapping[str, Report], comparisons: Sequence[ComparisonReport], figures: Path
+) -> str:
+    """Markdown: one section per claim, then one per comparison.
+
+    Args:
+        claims: in the order of the page.
+        reports: of the claims that are stored at their default sweep, by id.
+        comparisons: those whose claims are all stored.
+        figures: folder; a claim whose figure is in it shows it.
+    """
+    head = (
+        "# Every claim\n\nMade by `simulations/claim_pages.py` from stored rows; nothing here is typed in. Each "
+        "claim is run by "
+        "`moe-theory run ID`. Exponents have 95 % intervals; laws and verdicts: [theory.md](theory.md), "
+        "[verdict-calibration.md](verdict-calibration.md).\n"
+    )
+    sections = [_section(claim, reports.get(claim.id), figures) for claim in claims]
+    return "\n".join([head, *sections, *map(_comparison, comparisons)])
+
+
+def _section(claim: Claim, made: Report | None, figures: Path) -> str:
+    anchor, why = ("model", REGULAR) if claim.specification == "exact" else DERIVATIONS[sweep_of(claim).problem.adapter]
+    lines = [
+        f"## {claim.id}",
+        "",
+        f"{claim.model}, {claim.specification}-specified: {claim.statement}.",
+        "",
+        f"- *Source*: {claim.source}.",
+        f"- *Derivation*: {why} [More](theory.md#{anchor}).",
+        f"- *Experiment*: {_experiment(claim, made)}",
+        "",
+        _results(claim, made),
+    ]
+    if made is not None:
+        lines += ["", made.main.verdict.reason]
+    picture = figures / f"{claim.id}.png"
+    if picture.is_file():
+        lines += ["", f"![{claim.model}](../figures/{picture.name})"]
+    return "\n".join([*lines, ""])
+
+
+def _experiment(claim: Claim, made: Report | None) -> str:
+    sweep = sweep_of(claim) if made is None else made.sweep
+    sizes = f"{len(sweep.sizes)} sizes from {sweep.sizes[0]:.0e} to {sweep.sizes[-1]:.0e}"
+    if made is None:
+        return f"{sizes}, {sweep.replications} replications; not run yet."
+    return f"{sizes}, {made.replications} replications, {100 * made.certified_share:.1f} % certified."
+
+
+def _results(claim: Claim, made: Report | None) -> str:
+    rows = [["error", "predicted", "measured exponent", "law", "verdict"]]
+    if made is None:
+        measures = (claim.main, *claim.others)
+        rows += [[each.words, predicted_words(each.prediction), "-", "-", "-"] for each in measures]
+        return aligned(rows)
+    for judged in (made.main, *made.others):
+        verdict = judged.verdict
+        slope = "-" if verdict.exponent is None or verdict.interval is None else (
+            f"{verdict.exponent:+.3f} [{verdict.interval[0]:+.3f}, {verdict.interval[1]:+.3f}]"
+        )  # fmt: skip
+        predicted = predicted_words(judged.measure.prediction)
+        rows.append([judged.measure.words, predicted, slope, verdict.law, str(verdict.status)])
+    return aligned(rows)
+
+
+def _comparison(made: ComparisonReport) -> str:
+    comparison = made.comparison
+    return "\n".join(
+        [
+            f"## {comparison.id}",
+            "",
+            f"{comparison.model}: {comparison.statement}.",
+            "",
+            f"- *Source*: {comparison.source}.",
+            f"- *Experiment*: {made.replications} replications, {100 * made.certified_share:.1f} % certified, n from "
+            f"{made.sizes[0]:.0e} to {made.sizes[-1]:.0e}.",
+            "",
+            comparison_table(made),
+            "",
+        ]
+    )

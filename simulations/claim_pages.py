@@ -1,0 +1,50 @@
+"""Write docs/claims.md: every claim with its statement, source, derivation, experiment, result and figure.
+
+python simulations/claim_pages.py [--results DIR] [--figures DIR]; it reads what is stored and computes nothing.
+"""
+
+import sys
+from pathlib import Path
+
+from common import options
+
+from moe_theory.errors import InputError
+from moe_theory.study.comparing import compare
+from moe_theory.study.pages import claims_page
+from moe_theory.study.report import report
+from moe_theory.study.store import Store
+from moe_theory.study.stored import holds
+from moe_theory.study.sweep import rows_of, sweep_of
+from moe_theory.theory.claims import CLAIMS as TABLE
+from moe_theory.theory.comparisons import COMPARISONS
+
+CLAIMS = tuple(TABLE)
+SIZES = "1e3:1e12:10"
+REPLICATIONS = 64
+SEED = 0
+PAGE = Path("docs/claims.md")
+
+
+def main() -> None:
+    """Judge everything that is stored at its default sweep and write the page."""
+    given = options(__doc__)
+    store = Store(given.results)
+    reports, rows = {}, {}
+    for claim in TABLE.values():
+        sweep = sweep_of(claim, seed=SEED)
+        if not holds(store, claim, sweep):
+            continue
+        found = rows_of(claim, sweep, store)
+        if set(found["n"]) != set(sweep.sizes):
+            continue
+        try:
+            reports[claim.id], rows[claim.id] = report(claim, sweep, found), found
+        except InputError as error:
+            print(f"left out: {claim.id}: {error}", file=sys.stderr)
+    compared = [compare(each, rows) for each in COMPARISONS.values() if rows.keys() >= set(each.parts)]
+    PAGE.write_text(claims_page(list(TABLE.values()), reports, compared, given.figures), encoding="utf-8")
+    print(PAGE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""The page of claims: every claim has its section, and shows what is stored, no more."""
+
+from moe_theory.study.comparing import compare
+from moe_theory.study.pages import DERIVATIONS, claims_page
+from moe_theory.study.report import report
+from moe_theory.study.spec import ADAPTERS
+from moe_theory.study.sweep import sweep_of
+from moe_theory.theory.claims import CLAIMS, claim_named
+from moe_theory.theory.comparisons import COMPARISONS
+
+SIZES = tuple(10**e for e in range(3, 13))
+
+
+def test_every_claim_has_a_section_and_only_stored_ones_a_result(synthetic_rows, tmp_path):
+    claim = claim_named("lora-exact")
+    made = report(claim, sweep_of(claim), synthetic_rows(SIZES, 64))
+    (tmp_path / "lora-exact.png").touch()
+    page = claims_page(list(CLAIMS.values()), {claim.id: made}, [], tmp_path)
+    sections = {part.partition("\n")[0]: part for part in page.split("\n## ")[1:]}
+    assert list(sections) == list(CLAIMS)
+    for name, section in sections.items():
+        assert all(word in section for word in ("*Source*", "*Derivation*", "*Experiment*", CLAIMS[name].statement))
+        assert ("not run yet" in section) == (name != claim.id)
+        assert ("figures/" in section) == (name == claim.id)
+    assert f"{made.main.verdict.exponent:+.3f}" in sections[claim.id]
+    assert made.main.verdict.reason in sections[claim.id]
+
+
+def test_every_derivation_leads_to_a_heading(request):
+    text = (request.config.rootpath / "docs" / "theory.md").read_text()
+    kept = str.maketrans("", "", ',:;"()*')
+    anchors = {
+        line.lstrip("# ").lower().translate(kept).replace(" ", "-") for line in text.splitlines() if line[:1] == "#"
+    }
+    assert set(DERIVATIONS) == set(ADAPTERS)
+    assert {anchor for anchor, _ in DERIVATIONS.values()} <= anchors
+
+
+def test_a_comparison_has_a_section(synthetic_rows, tmp_path):
+    comparison = COMPARISONS["hora-vs-mh-lora"]
+    rows = {name: synthetic_rows((10**5, 10**7, 10**9), 16, 100 * i) for i, name in enumerate(comparison.parts)}
+    page = claims_page([], {}, [compare(comparison, rows)], tmp_path)
+    assert "## hora-vs-mh-lora" in page
+    assert "H = 8" in page
