@@ -77,10 +77,12 @@ class Comparison:
 def _identified(heads: int) -> float:
     """p of multi-head LoRA over p of HoRA tanh, both of rank one, d = 4 and two true atoms under the attention gate.
 
-    A function error is sigma (p / n)^(1/2) to first order, p the number of parameters that f_G depends on: for LoRA
-    2 H (1 + 16 - 2), its factors less two scales per atom and head; for HoRA 2 (1 + 8).
+    A function error has mean square sigma^2 p / n to first order, p the number of parameters that f_G depends on: for
+    LoRA 2 H (1 + 16 - 2), the factors less two scales per atom and head; for HoRA 2 (1 + 8), and one scale per atom
+    less in one head alone, where act(U B) act(A R) is a product whose scale may move between its factors (two heads
+    with different embeddings fix it). Source: our derivation.
     """
-    return 2 * heads * (1 + 16 - 2) / (2 * (1 + 8))
+    return 2 * heads * (1 + 16 - 2) / (2 * (1 + 8 - (heads == 1)))
 
 
 COMPARISONS: Mapping[str, Comparison] = MappingProxyType(
