@@ -240,12 +240,18 @@ class ModelView(AbstractView):
         self, atom: Float[Array, " q"], common: Float[Array, " c"]
     ) -> tuple[Float[Array, "H M"], Float[Array, "H d_v M"]]:
         """Coefficients times features."""
+        score, output = self.coefficients(atom, common)
+        scores = jnp.einsum("hms,hs->hm", self.score_features[..., 1:], score)
+        return scores, jnp.einsum("hov,hmv->hom", output, self.output_features)
+
+    def coefficients(
+        self, atom: Float[Array, " q"], common: Float[Array, " c"]
+    ) -> tuple[Float[Array, "H s"], Float[Array, "H d_v v"]]:
+        """Score and output as coefficients of the features: all that f_G sees of the atom."""
         one, shared = self._tree(atom, common)
         alone = MixingMeasure(jnp.zeros(1), jax.tree.map(lambda leaf: leaf[None], one), shared)
         seen = as_hierarchical(self.model).coefficients(alone)
-        rows = jnp.concatenate([seen.log_weight[..., None], seen.score], axis=-1)[:, 0]
-        scores = jnp.einsum("hms,hs->hm", self.score_features, rows)
-        return scores, jnp.einsum("hov,hmv->hom", seen.output[:, 0], self.output_features)
+        return seen.score[:, 0], seen.output[:, 0]
 
     def coordinates(self, atom: Float[Array, " q"], common: Float[Array, " c"]) -> Float[Array, " e"]:
         """Effective coordinates (theory section 2)."""

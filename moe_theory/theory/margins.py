@@ -40,7 +40,7 @@ POSITIVE = 100.0
 GAUGE_LEG = 1e-7
 """Largest part of a Hessian term with a gauge leg, relative to its size, that may lie off the first-order span."""
 NEAR = 0.1
-STARTS = 24
+STARTS = 12
 
 Mixture = Sequence[AbstractSet]
 Decision = Literal["positive", "zero", "undecided"]
