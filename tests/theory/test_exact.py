@@ -1,6 +1,7 @@
 """Exact arithmetic: fractions against known values, and splits that must and must not be exact."""
 
 from fractions import Fraction
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +58,7 @@ def test_the_blocks_that_split_without_a_trace_are_known(name):
     found = {
         block
         for block, place in zip(own.blocks.names, own.blocks.slices, strict=True)
-        if split_is_exact(lambda atom: view.coefficients(atom, own.common), np.asarray(own.atoms[0]), place)
+        if split_is_exact(partial(view.coefficients, common=own.common), np.asarray(own.atoms[0]), place)
     }
     assert found == expected
 
