@@ -1,4 +1,4 @@
-"""The command ``moe-theory``: run claims, judge them, draw them, plan them.
+"""The command ``moe-theory``: run claims, judge them, draw them, plan them, and certify models before sampling.
 
 JAX is imported by the workers that fit, not here, so that ``--help`` answers at once. Exit status 0: all went well;
 1: something was computed but could not be finished; 2: the request cannot be carried out (nothing is half-written);
@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
+from moe_theory.certifying import certify
 from moe_theory.errors import InputError, MoeTheoryError, StoreError
 from moe_theory.study.comparing import compare, comparison_json, comparison_table
 from moe_theory.study.drawing import draw_claims, draw_headline
@@ -65,6 +66,9 @@ Starts = Annotated[str | None, typer.Option(help="Starting points: standard, nea
 
 DEFAULT_RESULTS = Path("results")
 DEFAULT_FIGURES = Path("figures")
+
+
+app.command()(certify)
 
 
 @app.command()

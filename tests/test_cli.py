@@ -20,7 +20,7 @@ from moe_theory.theory.comparisons import COMPARISONS
 from tests.synthetic import stored_rows, synthetic_rows
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("claims", "run", "verdict", "plot", "plan", "reproduce")
+COMMANDS = ("claims", "run", "verdict", "plot", "plan", "reproduce", "certify")
 EXACT = "replora-linear-exact"
 KEYS = {
     "id",
@@ -297,6 +297,9 @@ def test_bad_settings_of_the_other_commands_are_refused(command):
         (("verdict", "--statistic", "mode"), "--statistic must be median or mean"),
         (("plan", "lora"), "unknown claim"),
         (("plan", EXACT, "--log-sd", 0), "--log-sd must be positive"),
+        (("certify", "lorra"), "unknown model 'lorra': give an adapter (lora, "),
+        (("certify", "lora", "--rank", 9), "rank must be between 1 and dimension = 4"),
+        (("certify", "dora", "--tau", "small"), "--tau must be 0, a positive number or 'free'"),
     ):
         status, _, err = command(*arguments)
         assert status == 2

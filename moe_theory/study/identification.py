@@ -1,0 +1,200 @@
+"""What `moe-theory certify` answers: identifiability of a problem, as one object, as JSON and as one screen of text."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from moe_theory.errors import InputError
+from moe_theory.study.problem import build
+from moe_theory.study.report import predicted_words
+from moe_theory.study.spec import ADAPTERS, ProblemSpec, free_parameters, specify
+from moe_theory.theory.claims import CLAIMS
+from moe_theory.theory.families import mixture_of
+from moe_theory.theory.identifiability import CellVerdict, Identifiability, identify
+from moe_theory.theory.laws import Prediction
+from moe_theory.theory.margins import POSITIVE, RELATIVE_ZERO, Mixture
+
+DEFAULTS = {
+    "lora": "lora-over", "replora": "replora-linear-over", "dora": "dora-over", "doran": "doran-over",
+    "hora": "hora-over", "hora-heads": "hora-heads-over", "dial": "dial-eta-0.7",
+}  # fmt: skip
+"""The claim whose settings an adapter's name stands for."""
+
+CELL_SIZES = (2, 3)
+"""Atoms of an over-fitted cell whose law is told."""
+
+
+@dataclass(frozen=True)
+class Certified:
+    """The answer for one model at one truth.
+
+    Attributes:
+        name: of the model.
+        settings: that differ from the defaults.
+        found: margins, visibility, laws, blame.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    found: Identifiability
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; keys as the command line promises them."""
+        first = self.found.first
+        worst = self.found.worst
+        return {
+            "model": self.name,
+            "settings": dict(self.settings),
+            "first_order_margin": first.margin,
+            "first_order": {
+                "threshold": first.rank.threshold,
+                "gap": None if np.isinf(first.rank.gap) else first.rank.gap,
+                "condition": first.condition,
+                "singular": first.is_singular,
+            },
+            "gauge_dimension": self.found.gauge_dimension,
+            "gauge": [part._asdict() for part in (*worst.gauge, *self.found.common_gauge)],
+            "second_order_margin": worst.second.minimum.value if worst.second.decision != "zero" else 0.0,
+            "second_order": [_cell_json(each) for each in self.found.cells],
+            "visibility": _visibility_words(worst),
+            "exact_arithmetic": list(worst.exact),
+            "predicted": {
+                "exact": _law_words(self.found.exact),
+                **{f"over, cells of {atoms} atoms": _law_words(self.found.law(atoms)) for atoms in CELL_SIZES},
+            },
+            "blame": {
+                "blocks": {each.block: round(each.per_cent, 1) for each in worst.blame},
+                "words": blame_words(worst),
+            },
+        }
+
+    def as_text(self) -> str:
+        """One screen."""
+        first, worst = self.found.first, self.found.worst
+        settings = ", ".join(f"{name} {value}" for name, value in self.settings.items() if name != "adapter")
+        gauge = "; ".join(f"{part.dimension}: {part.words}" for part in worst.gauge) or "none of its own"
+        common = "; ".join(f"{part.dimension}: {part.words}" for part in self.found.common_gauge) or "none"
+        sure = "infinite" if np.isinf(first.rank.gap) else f"{first.rank.gap:.1e}"
+        singular = "SINGULAR at this truth" if first.is_singular else "positive"
+        lines = [
+            ("model", f"{self.name} ({settings})"),
+            ("first-order margin", f"{first.margin:.3g}, {singular} (condition {first.condition:.2g})"),
+            ("gauge", f"{self.found.gauge_dimension} dimensions; each atom: {gauge}; common: {common}"),
+            *(("second-order margin" if i == 0 else "", _cell_words(each)) for i, each in enumerate(self.found.cells)),
+            ("visibility", _visibility_words(worst)),
+            *(("", f"exact arithmetic: every split of {name} alone is invisible") for name in worst.exact),
+            ("predicted", f"number of atoms known: {_law_words(self.found.exact)}"),
+            *(
+                ("", f"over-fitted cell of {atoms} atoms: {_law_words(self.found.law(atoms))}")
+                for atoms in CELL_SIZES
+            ),
+            ("blame", blame_words(worst)),
+            (
+                "how sure",
+                f"a singular value is zero below {RELATIVE_ZERO:g} of the largest: smallest kept / largest dropped is "
+                f"{sure}; a second-order zero lies below its rounding, a positive margin has a certified lower bound "
+                f"more than {POSITIVE:g} times that",
+            ),
+        ]  # fmt: skip
+        return "\n".join(f"{name:<20} {text}" for name, text in lines)
+
+
+def _law_words(law: Prediction | None) -> str:
+    return "undecided" if law is None else predicted_words(law)
+
+
+def blame_words(verdict: CellVerdict) -> str:
+    """Blocks with their shares, and what gate and output do along them."""
+    shares = ", ".join(f"{each.block} {each.per_cent:.0f} %" for each in verdict.blame)
+    return f"{shares}: {verdict.reason}"
+
+
+def _cell_json(each: CellVerdict) -> dict[str, Any]:
+    second = each.second
+    return {
+        "set": each.cell.place,
+        "atom": each.cell.atom,
+        "decision": second.decision,
+        "any_atoms": second.minimum.value,
+        "lower_bound": second.minimum.lower,
+        "by_atoms": {str(atoms): best.value for atoms, best in second.limited.items()},
+        "rounding": second.rounding,
+        "fewest_atoms_at_zero": second.fewest,
+        "visibility": _visibility_words(each),
+        "distances": None if each.visibility is None else each.visibility.distances.tolist(),
+        "blame": {blame.block: round(blame.per_cent, 1) for blame in each.blame},
+    }
+
+
+def _cell_words(each: CellVerdict) -> str:
+    second = each.second
+    place = f"atom {each.cell.atom + 1}" + (f" of head {each.cell.place + 1}" if each.cell.place else "")
+    two = second.limited[2].value
+    if second.decision == "positive":
+        bounds = f"between {second.minimum.lower:.3g} and {second.minimum.value:.3g} for any number of atoms"
+        return f"{place}: positive, {bounds} in the cell, {two:.3g} for two"
+    if second.decision == "undecided":
+        return f"{place}: undecided, at most {second.minimum.value:.2g} where rounding is {second.rounding:.1g}"
+    few = f"; {two:.3g} for two" if second.fewest and second.fewest > 2 else ""
+    at = f"from {second.fewest} atoms in the cell on" if second.fewest else "for many atoms in the cell"
+    return f"{place}: zero {at} ({second.minimum.value:.1g}, rounding {second.rounding:.1g}){few}"
+
+
+def _visibility_words(each: CellVerdict) -> str:
+    if each.second.decision == "positive":
+        return "order 2: a split shows at second order"
+    if each.visibility is None:
+        return "not looked at: the margin is undecided"
+    seen = each.visibility
+    reach = f"amplitudes {seen.amplitudes[-1]:.2g} to {seen.amplitudes[0]:.2g}"
+    if seen.is_invisible:
+        return f"invisible: split into {seen.atoms}, f moves by {np.max(seen.distances):.1g} or less at {reach} of phi"
+    if seen.even_order is None:
+        return f"unclear: split into {seen.atoms}, distances {seen.distances} at {reach}"
+    return f"order {seen.even_order} (measured {seen.order:.2f}): split into {seen.atoms}, {reach}"
+
+
+def problem_of(model: str, changes: Mapping[str, Any]) -> ProblemSpec:
+    """The problem that a model's name and options stand for.
+
+    Args:
+        model: an adapter (with the settings of its over-specified claim) or the id of a claim.
+        changes: settings that differ.
+
+    Raises:
+        InputError: for an unknown model, or settings that do not fit; the message says what to do.
+    """
+    claim = CLAIMS.get(model) or CLAIMS.get(DEFAULTS.get(model, ""))
+    if claim is None:
+        known = f"an adapter ({', '.join(ADAPTERS)}) or the id of a claim, see `moe-theory claims`"
+        raise InputError(f"unknown model {model!r}: give {known}")
+    settings = {**claim.problem, **changes}
+    k_fit = settings.get("k_true", ProblemSpec().k_true) + 1
+    default = ProblemSpec()
+    size = (settings.get("dimension", default.dimension), settings.get("rank", default.rank), k_fit)
+    least = free_parameters(*size, settings["adapter"], settings.get("heads", 1))
+    support = max(default.support, 2 ** int(np.ceil(np.log2(max(1, least)))))
+    return specify(ProblemSpec, {"support": support, **settings, "k_fit": k_fit})
+
+
+def mixture_for(problem: ProblemSpec) -> Mixture:
+    """The problem's model at its truth, as margins see it."""
+    setup = build(problem)
+    return mixture_of(setup.model, setup.truth, setup.design)
+
+
+def certified(model: str, changes: Mapping[str, Any]) -> Certified:
+    """Certify a registered model.
+
+    Args:
+        model, changes: see ``problem_of``.
+
+    Raises:
+        InputError: as ``problem_of``.
+    """
+    problem = problem_of(model, changes)
+    told = problem.model_dump(exclude_defaults=True, exclude={"k_fit", "support"})
+    settings = {"dimension": problem.dimension, "rank": problem.rank, "k_true": problem.k_true, "gate": problem.gate}
+    return Certified(model, {**settings, **told}, identify(mixture_for(problem)))

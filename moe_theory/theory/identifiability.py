@@ -1,0 +1,309 @@
+"""What the margins of a mixture mean: the gauge in words, the predicted laws, and the blame.
+
+Everything here is a statement about one truth, made without a sample: theory section 8. Laws are those of ``laws``:
+
+    exact-specified           n^-1/2       if the first-order margin is positive
+    a cell of m atoms         n^-1/4       if the second-order margin (for m atoms) is positive
+                              n^-1/(2q)    if it is zero and the split shows at order q
+                              no rate      if the split is invisible
+
+*Blame*: the share of each parameter block in the directions of the null minimisers, sum_b ||L_b Y||^2, with factors
+balanced so that the two sides of a product are of one size.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from moe_theory.theory.exact import split_is_exact
+from moe_theory.theory.families import AbstractSet, ModelView, SoftmaxSet
+from moe_theory.theory.laws import Prediction
+from moe_theory.theory.margins import (
+    Cell,
+    FirstOrder,
+    Mixture,
+    SecondOrder,
+    cells_of,
+    chart_of,
+    first_order,
+    second_order,
+)
+from moe_theory.theory.visibility import Visibility, visibility
+
+INSIDE = 1e-6
+"""A tangent lies in a null space if its part outside is below this share of it."""
+LEAST_BLAME = 0.01
+FLAT = 1e-8
+"""Relative size of a derivative that counts as none, for words."""
+
+
+class GaugePart(NamedTuple):
+    """Some of the dimensions of the gauge, and why they are there."""
+
+    dimension: int
+    words: str
+
+
+class Blame(NamedTuple):
+    """One block's share, in per cent, in the direction that is hard or impossible to see."""
+
+    block: str
+    per_cent: float
+
+
+class CellVerdict(NamedTuple):
+    """What over-fitting one true atom does.
+
+    Attributes:
+        cell, second: the atom and its second-order margin.
+        visibility: of the split, where the margin is zero; None otherwise.
+        gauge: of the atom.
+        blame: largest first.
+        reason: what gate and output do along the blamed blocks.
+        exact: blocks whose splits were confirmed to be invisible in rational arithmetic.
+    """
+
+    cell: Cell
+    second: SecondOrder
+    visibility: Visibility | None
+    gauge: tuple[GaugePart, ...]
+    blame: tuple[Blame, ...]
+    reason: str
+    exact: tuple[str, ...]
+
+    def law(self, atoms: int) -> Prediction | None:
+        """Predicted law of the atoms in a cell of so many; None where the margin is undecided."""
+        if self.second.decision == "undecided":
+            return None
+        fewest = self.second.fewest
+        if self.second.decision == "positive" or fewest is None or atoms < fewest:
+            return Prediction("power", -0.25)
+        assert self.visibility is not None
+        if self.visibility.is_invisible:
+            return Prediction("no-power")
+        order = self.visibility.even_order
+        return None if order is None else Prediction("power", -0.5 / order)
+
+
+class Identifiability(NamedTuple):
+    """Margins and predictions of one mixture.
+
+    Attributes:
+        first: the first-order margin.
+        cells: every true atom.
+        common_gauge: combinations of several atoms' motions that change nothing, in words.
+    """
+
+    first: FirstOrder
+    cells: tuple[CellVerdict, ...]
+    common_gauge: tuple[GaugePart, ...]
+
+    @property
+    def exact(self) -> Prediction:
+        """Law of the parameters when the number of atoms is known; no power where the truth is singular."""
+        return Prediction("no-power") if self.first.is_singular else Prediction("power", -0.5)
+
+    def law(self, atoms: int = 2) -> Prediction | None:
+        """Law of the slowest cell of so many atoms; None where one is undecided and none is without a rate."""
+        laws = [each.law(atoms) for each in self.cells]
+        if any(law is not None and law.kind == "no-power" for law in laws):
+            return Prediction("no-power")
+        if any(law is None for law in laws):
+            return None
+        return max((law for law in laws if law is not None), key=lambda law: law.exponent or 0.0)
+
+    @property
+    def worst(self) -> CellVerdict:
+        """The cell with the smallest margin for two atoms."""
+        return min(self.cells, key=lambda each: (each.second.minimum.value, each.second.limited[2].value))
+
+    @property
+    def gauge_dimension(self) -> int:
+        """All dimensions: every atom's own, and the common ones."""
+        own = sum(each.cell.chart.gauge.shape[1] for each in self.cells)
+        return own + self.first.generic_nullity
+
+
+def identify(mixture: Mixture, look: bool = True) -> Identifiability:
+    """Margins, visibility, laws and blame of a mixture.
+
+    Args:
+        mixture: see ``families``.
+        look: follow splits whose margin is zero, to find the order at which they show.
+    """
+    cells, first = cells_of(mixture), first_order(mixture)
+    verdicts = []
+    for cell in cells:
+        second = second_order(first, [cell])
+        seen = None
+        if second.decision == "zero" and look:
+            assert second.fewest is not None
+            seen = visibility(mixture, cell, second.limited[second.fewest].factors[0])
+        own = mixture[cell.place]
+        blame = blame_of(own, cell, second)
+        exact = exact_blocks(own, cell) if seen is not None and seen.is_invisible else ()
+        verdicts.append(CellVerdict(cell, second, seen, gauge_of(own, cell), blame, reason_of(own, cell, blame), exact))
+    return Identifiability(first, tuple(verdicts), common_gauge_of(mixture, first))
+
+
+def _inside(space: Float[np.ndarray, "n g"], vectors: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n i"]:
+    """Orthonormal basis of the part of a span that lies in a space (given by an orthonormal basis)."""
+    if not vectors.shape[1] or not space.shape[1]:
+        return np.zeros((space.shape[0], 0))
+    left, values, _ = np.linalg.svd(vectors, full_matrices=False)
+    span = left[:, values > INSIDE * max(float(values[0]), 1e-300)]
+    _, cosines, turn = np.linalg.svd(space.T @ span, full_matrices=False)
+    return span @ turn[cosines > 1.0 - INSIDE].T
+
+
+def _explained(
+    space: Float[np.ndarray, "n g"], candidates: list[tuple[str, Float[np.ndarray, "n k"]]], rest: str
+) -> tuple[GaugePart, ...]:
+    """Dimensions of a null space by the first candidate that contains them."""
+    parts, known = [], np.zeros((space.shape[0], 0))
+    for words, vectors in candidates:
+        joined = _inside(space, np.concatenate([known, vectors], axis=1))
+        if joined.shape[1] > known.shape[1]:
+            parts.append(GaugePart(joined.shape[1] - known.shape[1], words))
+            known = joined
+    if space.shape[1] > known.shape[1]:
+        parts.append(GaugePart(space.shape[1] - known.shape[1], rest))
+    return tuple(parts)
+
+
+def gauge_of(own: AbstractSet, cell: Cell) -> tuple[GaugePart, ...]:
+    """The dimensions of one atom's gauge, explained."""
+    atom = np.asarray(own.atoms[cell.atom])
+    candidates = [
+        (words, np.asarray(tangents).T) for words, tangents in own.known_gauge(own.atoms[cell.atom], own.common)
+    ]
+    candidates += _products(own, atom) + _scales(own, atom)
+    return _explained(cell.chart.gauge, candidates, "what score and output do not see in so few dimensions")
+
+
+def _scales(own: AbstractSet, atom: Float[np.ndarray, " q"]) -> list[tuple[str, Float[np.ndarray, "q one"]]]:
+    """The length of a block, and of two blocks against each other."""
+    found = []
+    for name, place in zip(own.blocks.names, own.blocks.slices, strict=True):
+        radial = np.zeros((len(atom), 1))
+        radial[place, 0] = atom[place]
+        found.append((f"the length of {name}", radial))
+    for i, (name, _) in enumerate(found[: len(own.blocks.names)]):
+        for other, vectors in found[i + 1 : len(own.blocks.names)]:
+            words = f"{name} against {other.removeprefix('the length of ')}"
+            found.append((words, found[i][1] - vectors))
+    return found
+
+
+def _products(own: AbstractSet, atom: Float[np.ndarray, " q"]) -> list[tuple[str, Float[np.ndarray, "q g"]]]:
+    """GL(r) of any two blocks that can be multiplied."""
+    found = []
+    parts = list(zip(own.blocks.names, own.blocks.slices, own.blocks.shapes, strict=True))
+    for left, at_left, left_shape in parts:
+        for right, at_right, right_shape in parts:
+            if left == right or len(left_shape) != 2 or len(right_shape) != 2 or left_shape[1] != right_shape[0]:
+                continue
+            r = left_shape[1]
+            b, a = atom[at_left].reshape(left_shape), atom[at_right].reshape(right_shape)
+            tangents = np.zeros((len(atom), r * r))
+            for number, unit in enumerate(np.eye(r * r).reshape(r * r, r, r)):
+                tangents[at_left, number] = (b @ unit).ravel()
+                tangents[at_right, number] = -(unit @ a).ravel()
+            found.append((f"GL({r}) of the product {left} {right}", tangents))
+    return found
+
+
+def common_gauge_of(mixture: Mixture, first: FirstOrder) -> tuple[GaugePart, ...]:
+    """The combinations of several atoms that vanish, explained: common shifts of weights or of a block."""
+    candidates = []
+    for place, own in enumerate(mixture):
+        weights = np.zeros((len(first.names), 1))
+        for column, (where, atom, lift) in enumerate(first.names):
+            if where == place and atom >= 0 and lift < 0:
+                weights[column] = float(own.weights[atom])
+        candidates.append(("the softmax's common shift of all log-weights", weights))
+        for name, block in zip(own.blocks.names, own.blocks.slices, strict=True):
+            candidates.append((f"a common shift of {name} of all atoms", _block_shifts(own, first, place, block)))
+    rest = "common motions of several atoms that the softmax does not see"
+    return _explained(first.invariances, candidates, rest)
+
+
+def _block_shifts(own: AbstractSet, first: FirstOrder, place: int, block: slice) -> Float[np.ndarray, "P k"]:
+    """The shift of each entry of a block by the same amount in all atoms of a set, as combinations of A's columns."""
+    shifts = np.zeros((len(first.names), block.stop - block.start))
+    for atom in range(len(own.weights)):
+        along = chart_of(own, own.atoms[atom], own.common).along
+        for column, (where, which, lift) in enumerate(first.names):
+            if (where, which) == (place, atom) and lift >= 0:
+                shifts[column] = float(own.weights[atom]) * along[lift, block]
+    return shifts
+
+
+def blame_of(own: AbstractSet, cell: Cell, second: SecondOrder) -> tuple[Blame, ...]:
+    """Blocks that carry the minimising directions, in per cent, largest first."""
+    raw = cell.chart.lifts @ second.null[0] @ cell.chart.lifts.T
+    shares = {name: float(np.trace(raw[place, place])) for name, place in _named(own)}
+    total = sum(shares.values())
+    blames = [Blame(name, 100.0 * share / total) for name, share in shares.items() if share > LEAST_BLAME * total]
+    return tuple(sorted(blames, key=lambda each: -each.per_cent))
+
+
+def exact_blocks(own: AbstractSet, cell: Cell) -> tuple[str, ...]:
+    """Blocks of a registered model along which every split is invisible, confirmed by fractions (``exact``)."""
+    if not isinstance(own, SoftmaxSet) or not isinstance(own.view, ModelView):
+        return ()
+    view, atom = own.view, np.asarray(own.atoms[cell.atom])
+
+    def coefficients(point: Array) -> tuple[Array, Array]:
+        return view.coefficients(point, own.common)
+
+    return tuple(name for name, place in _named(own) if split_is_exact(coefficients, atom, place))
+
+
+def _named(own: AbstractSet) -> list[tuple[str, slice]]:
+    return list(zip(own.blocks.names, own.blocks.slices, strict=True))
+
+
+def reason_of(own: AbstractSet, cell: Cell, blame: tuple[Blame, ...]) -> str:
+    """What the gate and the output do along each of the blamed blocks: whether they contain it, and whether they bend.
+
+    Derivatives are taken along single blocks, because a minimising direction that mixes the two factors of a product
+    bends the output although each factor alone does not.
+    """
+    names = {each.block for each in blame}
+    units = np.eye(own.atoms.shape[1])
+    sizes = [_motions(own, cell, units[:, place]) for name, place in _named(own) if name in names]
+    score, slope, bend = (max(column) for column in zip(*sizes, strict=True))
+    words = ["the gate does not contain them" if score <= FLAT else "the gate contains them"]
+    if slope <= FLAT:
+        words.append("nor does the output")
+    else:
+        each = "" if len(names) == 1 else "each of "
+        words.append(f"the output is linear in {each}them" if bend <= FLAT else f"the output bends along {each}them")
+    return " and ".join(words)
+
+
+def _motions(own: AbstractSet, cell: Cell, directions: Float[np.ndarray, "q k"]) -> tuple[float, float, float]:
+    """Largest slope of the score, slope of the output and second derivative of the output in a span of directions.
+
+    A quadratic form vanishes on a span if it vanishes on enough directions of it: random ones, twice as many.
+    """
+    mixed = directions @ np.random.default_rng(0).standard_normal((directions.shape[1], 2 * directions.shape[1]))
+    score, output, bend = _largest(own, own.atoms[cell.atom], jnp.asarray(mixed))
+    return float(score), float(output), float(bend)
+
+
+@eqx.filter_jit
+def _largest(own: AbstractSet, atom: Array, directions: Array) -> tuple[Array, Array, Array]:
+    def along(u: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        def slope(point: Array) -> tuple[Array, Array]:
+            return jax.jvp(lambda moved: own.seen(moved, own.common), (point,), (u,))[1]
+
+        return slope(atom), jax.jvp(slope, (atom,), (u,))[1]
+
+    (score, output), (_, bend) = jax.vmap(along, 1)(directions)
+    return jnp.max(jnp.abs(score)), jnp.max(jnp.abs(output)), jnp.max(jnp.abs(bend))

@@ -1,0 +1,380 @@
+"""First- and second-order margins of identifiability: which rate, before anything is sampled (theory section 8).
+
+With H_j the responses of the true atoms (``families``) and phi the coordinates in which motions are measured,
+
+- *directions* of an atom are lifts u = J^+ z, J = d phi / d theta, ||z|| = 1: the gauge is the kernel of J;
+- the *first-order margin* is the least singular value of A = { H_j, D_u H_j, common }, after the combinations that are
+  zero at every truth near by (the softmax's common shift) are divided out;
+- the *second-order margin* of atom j is min || (I - P) 1/2 <S, D^2 H_j> || over S >= 0, trace 1, in the same lifts,
+  with P the projection on the span of A (``spectrahedron``).
+
+*Numerical zero.* A singular value counts as zero below ``RELATIVE_ZERO`` of the largest one, and the decision is sound
+only if the smallest kept and the largest dropped value are ``LEAST_GAP`` apart, which is recorded. A second-order
+margin is zero if a feasible S has a value below
+
+    rounding = 100 eps cond(A) max_uv || 1/2 D^2 H[u, v] ||,
+
+what computing the projection may leave of a vector in the span; it is positive if its certified *lower* bound is above
+100 times that; otherwise it is undecided. Margins are invariant under gauge motions, because the lifts are taken in phi
+and Hessian terms with a gauge leg lie in the span of A (differentiate H(g theta) = H(theta) twice), which is checked.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from moe_theory.errors import InputError
+from moe_theory.precision import require_x64
+from moe_theory.theory.families import AbstractSet
+from moe_theory.theory.spectrahedron import Minimum, compressed, convex, rank_limited
+
+RELATIVE_ZERO = 1e-10
+LEAST_GAP = 1e3
+ROUNDING = 100.0 * np.finfo(np.float64).eps
+POSITIVE = 100.0
+GAUGE_LEG = 1e-7
+"""Largest part of a Hessian term with a gauge leg, relative to its size, that may lie off the first-order span."""
+NEAR = 0.1
+STARTS = 12
+
+Mixture = Sequence[AbstractSet]
+Decision = Literal["positive", "zero", "undecided"]
+
+
+class Rank(NamedTuple):
+    """How many singular values count, and how clear that is.
+
+    Attributes:
+        rank: how many are above the threshold.
+        least: the smallest of them (0 if none).
+        largest_dropped: the largest of the others (0 if none).
+        threshold: ``RELATIVE_ZERO`` of the largest.
+    """
+
+    rank: int
+    least: float
+    largest_dropped: float
+    threshold: float
+
+    @property
+    def gap(self) -> float:
+        """Smallest kept over largest dropped; infinite if nothing is dropped."""
+        return self.least / self.largest_dropped if self.largest_dropped > 0.0 else float("inf")
+
+
+def rank_of(values: Float[np.ndarray, " s"]) -> Rank:
+    """Count the singular values that are not rounding.
+
+    Args:
+        values: largest first.
+    """
+    threshold = RELATIVE_ZERO * float(values[0]) if len(values) else 0.0
+    rank = int(np.sum(values > threshold))
+    least = float(values[rank - 1]) if rank else 0.0
+    return Rank(rank, least, float(values[rank]) if rank < len(values) else 0.0, threshold)
+
+
+class Chart(NamedTuple):
+    """Directions of one atom.
+
+    Attributes:
+        lifts: u = J^+ z for an orthonormal basis z of the range of J.
+        gauge: an orthonormal basis of the kernel of J.
+        along: rows z'J, which read the coordinates z of a motion of theta.
+        rank: of J.
+    """
+
+    lifts: Float[np.ndarray, "q p"]
+    gauge: Float[np.ndarray, "q g"]
+    along: Float[np.ndarray, "p q"]
+    rank: Rank
+
+
+class Cell(NamedTuple):
+    """One true atom with its first and second derivatives, in lifted directions.
+
+    Attributes:
+        place, atom: the set, and the atom's number in it.
+        chart: its directions.
+        response: H.
+        slopes: D_u H, one column per lift.
+        bends: 1/2 D^2 H[u, v] over lifts.
+        gauge_legs: 1/2 D^2 H[u, g] over lifts and gauge motions.
+    """
+
+    place: int
+    atom: int
+    chart: Chart
+    response: Float[np.ndarray, " N"]
+    slopes: Float[np.ndarray, "N p"]
+    bends: Float[np.ndarray, "N p p"]
+    gauge_legs: Float[np.ndarray, "N g_pg"]
+
+
+class FirstOrder(NamedTuple):
+    """The first-order span A and what is known of it.
+
+    Attributes:
+        margin: least singular value of A off the common invariances; 0 at a singular truth.
+        condition: largest over smallest singular value that counts.
+        rank: of A.
+        invariances: orthonormal combinations of A's columns that vanish, (P, nullity).
+        generic_nullity: how many of them vanish at the truths near by too.
+        basis: orthonormal basis of A's span.
+        columns: A.
+        names: what each column of A moves: (set, atom or -1 for common parameters, lift or -1 for the weight).
+    """
+
+    margin: float
+    condition: float
+    rank: Rank
+    invariances: Float[np.ndarray, "P nullity"]
+    generic_nullity: int
+    basis: Float[np.ndarray, "N rank"]
+    columns: Float[np.ndarray, "N P"]
+    names: tuple[tuple[int, int, int], ...]
+
+    @property
+    def is_singular(self) -> bool:
+        """Whether more combinations vanish at this truth than at those near by."""
+        return self.invariances.shape[1] > self.generic_nullity
+
+
+class SecondOrder(NamedTuple):
+    """The second-order margin of some cells together.
+
+    Attributes:
+        minimum: of the convex problem, S of any rank.
+        limited: of the problem for a cell of m atoms, by m, from 2 on.
+        rounding: what rounding may leave of zero.
+        decision: whether the convex minimum is zero.
+        null: the mean of the minimisers with value zero that were found (the set of these is convex), one matrix per
+            cell; where the margin is not zero, the minimiser.
+    """
+
+    minimum: Minimum
+    limited: dict[int, Minimum]
+    rounding: float
+    decision: Decision
+    null: list[Float[np.ndarray, "_ _"]]
+
+    @property
+    def fewest(self) -> int | None:
+        """The fewest atoms in the cell for which a minimiser with value zero was found; None if there is none."""
+        return min((atoms for atoms, best in self.limited.items() if best.value <= self.rounding), default=None)
+
+
+@eqx.filter_jit
+def _jacobian(own: AbstractSet, atom: Array, common: Array) -> Array:
+    return jax.jacfwd(own.coordinates)(atom, common)
+
+
+@eqx.filter_jit
+def _first(own: AbstractSet, atom: Array, common: Array, lifts: Array) -> tuple[Array, Array, Array]:
+    """(H, D_u H, D_common H)."""
+
+    def along(u: Array) -> Array:
+        return jax.jvp(lambda moved: own.response(moved, common), (atom,), (u,))[1]
+
+    shared = jax.jacfwd(lambda moved: own.response(atom, moved))(common)
+    return own.response(atom, common), jax.vmap(along, 1, 1)(lifts), shared
+
+
+@eqx.filter_jit
+def _second(own: AbstractSet, atom: Array, common: Array, directions: Array, lifts: Array) -> Array:
+    """D^2 H[v, u] for all directions v and lifts u, (directions, N, lifts)."""
+
+    def slope(moved: Array, u: Array) -> Array:
+        return jax.jvp(lambda point: own.response(point, common), (moved,), (u,))[1]
+
+    def row(v: Array) -> Array:
+        return jax.vmap(lambda u: jax.jvp(lambda point: slope(point, u), (atom,), (v,))[1], 1, 1)(lifts)
+
+    return jax.lax.map(row, directions.T)
+
+
+def chart_of(own: AbstractSet, atom: Float[Array, " q"], common: Float[Array, " c"]) -> Chart:
+    """Lifts and gauge of one atom, from the singular value decomposition of d phi / d theta."""
+    jacobian = np.asarray(_jacobian(own, atom, common))
+    left, values, right = np.linalg.svd(jacobian, full_matrices=True)
+    rank = rank_of(values)
+    kept = right[: rank.rank].T
+    along = left[:, : rank.rank].T @ jacobian
+    return Chart(kept / values[: rank.rank], right[rank.rank :].T, along, rank)
+
+
+def cell_of(own: AbstractSet, place: int, index: int) -> Cell:
+    """One true atom's derivatives."""
+    atom, chart = own.atoms[index], chart_of(own, own.atoms[index], own.common)
+    lifts, gauge = jnp.asarray(chart.lifts), jnp.asarray(chart.gauge)
+    response, slopes, _ = _first(own, atom, own.common, lifts)
+    both = jnp.concatenate([lifts, gauge], axis=1)
+    second = 0.5 * np.asarray(_second(own, atom, own.common, both, lifts))
+    p = lifts.shape[1]
+    bends = np.transpose(second[:p], (1, 0, 2))
+    legs = np.transpose(second[p:], (1, 0, 2)).reshape(response.shape[0], -1)
+    return Cell(place, index, chart, np.asarray(response), np.asarray(slopes), bends, legs)
+
+
+def cells_of(mixture: Mixture) -> list[Cell]:
+    """All true atoms, set by set.
+
+    Raises:
+        InputError: if float64 is off.
+    """
+    require_x64()
+    return [cell_of(own, place, index) for place, own in enumerate(mixture) for index in range(len(own.weights))]
+
+
+def _columns(mixture: Mixture) -> tuple[Float[np.ndarray, "N P"], tuple[tuple[int, int, int], ...]]:
+    """A, and what each column moves."""
+    columns, names = [], []
+    for place, own in enumerate(mixture):
+        shared = np.zeros((0, 0))
+        for index in range(len(own.weights)):
+            lifts = jnp.asarray(chart_of(own, own.atoms[index], own.common).lifts)
+            response, slopes, common = map(np.asarray, _first(own, own.atoms[index], own.common, lifts))
+            columns += [response[:, None], slopes]
+            names += [(place, index, lift) for lift in range(-1, slopes.shape[1])]
+            weighted = float(own.weights[index]) * common
+            shared = weighted if index == 0 else shared + weighted
+        columns.append(shared)
+        names += [(place, -1, number) for number in range(shared.shape[1])]
+    return np.concatenate(columns, axis=1), tuple(names)
+
+
+def first_order(mixture: Mixture) -> FirstOrder:
+    """The first-order margin, and how many combinations vanish at every truth.
+
+    A map of constant rank near the truth has invariances, the ones to be divided out; a rank that drops at the truth
+    itself makes it singular, and the margin 0.
+
+    Raises:
+        InputError: with fewer numbers than directions, which more support points cure.
+    """
+    columns, names = _columns(mixture)
+    if columns.shape[0] < columns.shape[1]:
+        raise InputError(
+            f"{columns.shape[0]} numbers on the support cannot tell {columns.shape[1]} directions apart: use more "
+            "points"
+        )
+    left, values, right = np.linalg.svd(columns, full_matrices=False)
+    rank = rank_of(values)
+    nullity = columns.shape[1] - rank.rank
+    generic = min([nullity, *(_nullity(near) for near in nearby(mixture))]) if nullity else 0
+    singular = nullity > generic or _drops(mixture)
+    return FirstOrder(
+        margin=0.0 if singular else rank.least,
+        condition=float(values[0]) / rank.least,
+        rank=rank,
+        invariances=right[rank.rank :].T,
+        generic_nullity=generic,
+        basis=left[:, : rank.rank],
+        columns=columns,
+        names=names,
+    )
+
+
+def _nullity(mixture: Mixture) -> int:
+    columns = _columns(mixture)[0]
+    return columns.shape[1] - rank_of(np.linalg.svd(columns, compute_uv=False)).rank
+
+
+def _drops(mixture: Mixture) -> bool:
+    """Whether the coordinates themselves are singular at a true atom."""
+    near = nearby(mixture, 1)[0]
+    return any(
+        chart_of(own, own.atoms[index], own.common).rank.rank < chart_of(by, by.atoms[index], by.common).rank.rank
+        for own, by in zip(mixture, near, strict=True)
+        for index in range(len(own.weights))
+    )
+
+
+def nearby(mixture: Mixture, count: int = 2, size: float = NEAR) -> list[list[AbstractSet]]:
+    """The same model at random truths near by: atoms moved by ``size`` of their root mean square, weights by as much.
+
+    Args:
+        mixture: where.
+        count: how many.
+        size: relative.
+    """
+    moved = []
+    for number in range(count):
+        rng = np.random.default_rng([number, 8])
+        sets = []
+        for own in mixture:
+            scale = size * float(jnp.sqrt(jnp.mean(own.atoms**2)) + 1e-3)
+            atoms = own.atoms + scale * rng.standard_normal(own.atoms.shape)
+            weights = own.weights * np.exp(size * rng.standard_normal(own.weights.shape))
+            common = own.common * (1.0 + size * rng.standard_normal(own.common.shape))
+            sets.append(own.at(weights, atoms, common))
+        moved.append(sets)
+    return moved
+
+
+def off_span(first: FirstOrder, vectors: Float[np.ndarray, "N k"]) -> Float[np.ndarray, "N k"]:
+    """(I - P) of the columns, projected twice because once leaves rounding of the size of what was removed."""
+    for _ in range(2):
+        vectors = vectors - first.basis @ (first.basis.T @ vectors)
+    return vectors
+
+
+def gauge_leg_residual(first: FirstOrder, cells: Sequence[Cell]) -> float:
+    """The largest part of a Hessian term with a gauge leg off the first-order span, relative to the largest Hessian.
+
+    It is zero but for rounding; ``second_order`` asserts that.
+    """
+    worst = 0.0
+    for cell in cells:
+        if cell.gauge_legs.shape[1]:
+            size = max(float(np.max(np.linalg.norm(cell.gauge_legs, axis=0))), 1e-300)
+            worst = max(worst, float(np.max(np.linalg.norm(off_span(first, cell.gauge_legs), axis=0))) / size)
+    return worst
+
+
+def second_order(first: FirstOrder, cells: Sequence[Cell], starts: int = STARTS) -> SecondOrder:
+    """The second-order margin of these cells together (one cell: of that atom).
+
+    The rank-limited problem is solved for m = 2 atoms and, where the convex minimum is zero but not attained there, for
+    more atoms until it is.
+
+    Args:
+        first: of the whole mixture.
+        cells: those that are over-fitted.
+        starts: of each rank-limited problem.
+
+    Raises:
+        AssertionError: if a Hessian term with a gauge leg does not lie in the first-order span.
+    """
+    residual = gauge_leg_residual(first, cells)
+    assert residual <= GAUGE_LEG, f"gauge legs lie {residual:.1g} off the first-order span: the gauge is not complete"
+    forms = compressed([
+        off_span(first, cell.bends.reshape(len(cell.response), -1)).reshape(cell.bends.shape) for cell in cells
+    ])  # fmt: skip
+    rounding = max(_rounding(first, cell) for cell in cells)
+    found = rank_limited(forms, 1, starts)
+    limited = {2: found[0]}
+    minimum = found[0] if found[0].value <= rounding else convex(forms, found[0])
+    decision: Decision = "undecided"
+    if minimum.value <= rounding:
+        decision = "zero"
+        for columns in range(2, minimum.factors[0].shape[1] + 1):
+            if limited[columns].value <= rounding:
+                break
+            found = rank_limited(forms, columns, max(1, starts // columns))
+            limited[columns + 1] = found[0]
+    elif minimum.lower > POSITIVE * rounding:
+        decision = "positive"
+    zeros = [each.matrices for each in found if each.value <= rounding] if decision == "zero" else []
+    null = [np.mean(own, axis=0) for own in zip(*(zeros or [minimum.matrices]), strict=True)]
+    return SecondOrder(minimum, limited, rounding, decision, null)
+
+
+def _rounding(first: FirstOrder, cell: Cell) -> float:
+    """What rounding may leave of a Hessian term that lies in the span of A."""
+    return ROUNDING * first.condition * float(np.max(np.linalg.norm(cell.bends, axis=0)))

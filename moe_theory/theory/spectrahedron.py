@@ -1,0 +1,204 @@
+"""Minimise || sum_b <S_b, R_b> || over positive semidefinite S_b with sum_b trace S_b = 1, with a certified gap.
+
+R_b holds n symmetric forms of p_b x p_b. With S_b = Y_b Y_b', q = sum_b <S_b, R_b> and A_b = sum_n q_n R_bn:
+
+- *upper bound*: ||q|| at any feasible S;
+- *lower bound*: for every feasible S', ||q(S')|| >= <q/||q||, q(S')> = sum_b <S'_b, A_b> / ||q|| >= least eigenvalue of
+  the A_b over ||q||. At a minimiser A_b Y_b = ||q||^2 Y_b and the two agree (theory section 8; our derivation).
+
+Y has few columns and the problem in Y is a sum of squares of quadratic forms on a sphere: Newton's method with the
+exact Hessian, indefinite curvature replaced by its size. With c columns it is the *rank-limited* problem (a cell of
+c + 1 atoms), not convex, solved from many starts. Where the lower bound shows that more columns help, the eigenvector
+that says so is appended (Burer and Monteiro 2003), until the gap closes: then the answer is that of the convex problem.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy.linalg import eigh
+
+ITERATIONS = 120
+LENGTHS = (1.0, 3.0)
+"""Multiples of a Newton step that are tried: where a zero is attained ||q||^2 is a quartic, whose minimum is three
+Newton steps away."""
+CLOSED = 1e-3
+"""Relative gap at which the convex problem counts as solved."""
+
+Forms = Sequence[Float[np.ndarray, "n _ _"]]
+Factors = list[Float[np.ndarray, "_ c"]]
+
+
+class Minimum(NamedTuple):
+    """A feasible point of the problem and what it proves.
+
+    Attributes:
+        value: ||q(S)||, an upper bound of the minimum.
+        lower: a lower bound of the minimum over all S, of any rank; 0 where none is known.
+        factors: Y_b, one per block, sum_b ||Y_b||_F^2 = 1.
+    """
+
+    value: float
+    lower: float
+    factors: Factors
+
+    @property
+    def is_certified(self) -> bool:
+        """Whether the bounds agree to ``CLOSED``."""
+        return self.value - self.lower <= CLOSED * self.value
+
+    @property
+    def matrices(self) -> list[Float[np.ndarray, "_ _"]]:
+        """S_b = Y_b Y_b'."""
+        return [factor @ factor.T for factor in self.factors]
+
+
+def compressed(forms: Forms) -> list[Float[np.ndarray, "fewer _ _"]]:
+    """The same problem in the fewest coordinates of q: forms whose number n is at most that of their entries."""
+    packed, places = [], []
+    for block in forms:
+        rows, columns = np.triu_indices(block.shape[1])
+        packed.append(block[:, rows, columns])
+        places.append((rows, columns))
+    joined = np.concatenate(packed, axis=1)
+    if joined.shape[0] > joined.shape[1]:
+        joined = np.asarray(np.linalg.qr(joined).R)
+    made, start = [], 0
+    for block, (rows, columns) in zip(forms, places, strict=True):
+        unpacked = np.zeros((joined.shape[0], *block.shape[1:]))
+        unpacked[:, rows, columns] = unpacked[:, columns, rows] = joined[:, start : start + len(rows)]
+        made.append(unpacked)
+        start += len(rows)
+    return made
+
+
+def rank_limited(forms: Forms, columns: int, starts: int, seed: int = 0) -> list[Minimum]:
+    """Local minima over S of at most so many columns, the best first.
+
+    Args:
+        forms: R_b.
+        columns: c, of every Y_b together with the others: a cell of c + 1 atoms.
+        starts: random starting points.
+        seed: of the starts.
+    """
+    rng = np.random.default_rng(seed)
+    sizes = [block.shape[1] for block in forms]
+    found = []
+    for _ in range(starts):
+        start = _unit([rng.standard_normal((size, columns)) for size in sizes])
+        found.append(_descend(forms, start))
+    return sorted(found, key=lambda each: each.value)
+
+
+def convex(forms: Forms, start: Minimum) -> Minimum:
+    """The minimum over S of any rank, from a rank-limited one, with the gap closed as far as columns help."""
+    best = start
+    most = sum(block.shape[1] for block in forms)
+    while not best.is_certified and best.value > 0.0 and best.factors[0].shape[1] < most:
+        grown = _descend(forms, _escaped(forms, best))
+        if grown.value >= best.value * (1.0 - 1e-9):
+            break
+        best = Minimum(grown.value, max(grown.lower, best.lower), grown.factors)
+    return best
+
+
+def bounds(forms: Forms, factors: Factors) -> tuple[float, float]:
+    """(||q||, lower bound) at a feasible point."""
+    q, pulled = _pulled(forms, factors)
+    size = float(np.linalg.norm(q))
+    if size == 0.0:
+        return 0.0, 0.0
+    least = min(float(eigh(matrix, eigvals_only=True, subset_by_index=[0, 0])[0]) for matrix in pulled)
+    return size, max(0.0, least / size)
+
+
+def _pulled(forms: Forms, factors: Factors) -> tuple[Float[np.ndarray, " n"], list[Float[np.ndarray, "_ _"]]]:
+    """q and A_b."""
+    q = sum(
+        np.einsum("npc,pc->n", block @ factor, factor) for block, factor in zip(forms, factors, strict=True)
+    ) + np.zeros(forms[0].shape[0])  # fmt: skip
+    return q, [np.tensordot(q, block, 1) for block in forms]
+
+
+def _unit(factors: Factors) -> Factors:
+    size = np.sqrt(sum(np.sum(factor**2) for factor in factors))
+    return [factor / size for factor in factors]
+
+
+def _joined(factors: Factors) -> Float[np.ndarray, " y"]:
+    return np.concatenate([factor.ravel() for factor in factors])
+
+
+def _split(flat: Float[np.ndarray, " y"], like: Factors) -> Factors:
+    ends = np.cumsum([factor.size for factor in like])[:-1]
+    return [part.reshape(factor.shape) for part, factor in zip(np.split(flat, ends), like, strict=True)]
+
+
+def _descend(forms: Forms, start: Factors) -> Minimum:
+    """Newton's method on the sphere for 1/2 ||q||^2."""
+    factors, damping = start, 1e-3
+    for _ in range(ITERATIONS):
+        q, pulled = _pulled(forms, factors)
+        level = float(q @ q)
+        if level == 0.0:
+            break
+        slope, values, vectors = _model(forms, factors, q, pulled, 0.5 * level)
+        along = vectors.T @ slope
+        trial, reached = factors, level
+        while reached >= level and damping < 1e12:
+            step = -vectors @ (along / (np.abs(values) + damping * float(np.max(np.abs(values))) + 1e-300))
+            trial, reached = _best_along(forms, factors, step / max(1.0, float(np.linalg.norm(step))))
+            damping *= 8.0
+        if reached >= level:
+            break
+        factors, damping = trial, max(damping / 64.0, 1e-15)
+        if level - reached <= 1e-13 * level:
+            break
+    value, lower = bounds(forms, factors)
+    return Minimum(value, lower, factors)
+
+
+def _best_along(forms: Forms, factors: Factors, step: Float[np.ndarray, " y"]) -> tuple[Factors, float]:
+    """The best of the ``LENGTHS`` along a step, and ||q||^2 there."""
+    y = _joined(factors)
+    tried = [_unit(_split(y + length * step, factors)) for length in LENGTHS]
+    levels = [float(np.sum(_pulled(forms, each)[0] ** 2)) for each in tried]
+    least = int(np.argmin(levels))
+    return tried[least], levels[least]
+
+
+def _model(
+    forms: Forms, factors: Factors, q: np.ndarray, pulled: list[np.ndarray], level: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Gradient and spectrum of the Hessian on the sphere: J'J + 2 (A_b x I) - 2 ||q||^2 I, projected off y."""
+    columns = factors[0].shape[1]
+    jacobian = np.concatenate(
+        [2.0 * (block @ factor).reshape(len(q), -1) for block, factor in zip(forms, factors, strict=True)], axis=1
+    )
+    hessian = jacobian.T @ jacobian
+    start = 0
+    for matrix, factor in zip(pulled, factors, strict=True):
+        own = slice(start, start + factor.size)
+        hessian[own, own] += 2.0 * np.kron(matrix, np.eye(columns))
+        start += factor.size
+    y = _joined(factors)
+    hessian -= 4.0 * level * np.eye(len(y))
+    projector = np.eye(len(y)) - np.outer(y, y)
+    values, vectors = np.linalg.eigh(projector @ hessian @ projector)
+    return projector @ (jacobian.T @ q), values, vectors
+
+
+def _escaped(forms: Forms, best: Minimum) -> Factors:
+    """One more column: the eigenvector whose eigenvalue says that S gains by it, as long as it does best."""
+    pulled = _pulled(forms, best.factors)[1]
+    pairs = [np.linalg.eigh(matrix) for matrix in pulled]
+    block = int(np.argmin([values[0] for values, _ in pairs]))
+    wider = [np.concatenate([factor, np.zeros((factor.shape[0], 1))], axis=1) for factor in best.factors]
+    tried = []
+    for size in (1.0, 0.3, 0.1, 0.03, 0.01, 1e-3):
+        trial = [factor.copy() for factor in wider]
+        trial[block][:, -1] = size * pairs[block][1][:, 0]
+        trial = _unit(trial)
+        tried.append((float(np.linalg.norm(_pulled(forms, trial)[0])), size, trial))
+    return min(tried, key=lambda each: each[0])[2]
