@@ -21,9 +21,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from moe_theory.estimation.frames import enter, leave, see
+from moe_theory.estimation.smooth import AbstractProblem
 from moe_theory.estimation.space import Chart, TrueSet, true_sets
-from moe_theory.estimation.trust_region import Problem, State, View, corrected, look
+from moe_theory.estimation.trust_region import State, corrected, look
 from moe_theory.models.measure import MixingMeasure
 
 STEPS = 16
@@ -35,7 +35,7 @@ likelihood-ratio interval of the one number D."""
 
 
 def extreme_loss(
-    problem: Problem, state: State, loss: Callable[[Array], Array], level: float | Float[Array, ""], sign: Array
+    problem: AbstractProblem, state: State, loss: Callable[[Array], Array], level: float | Float[Array, ""], sign: Array
 ) -> Float[Array, ""]:
     """The least (``sign`` -1) or largest (+1) loss found over the fits within ``level`` of this one.
 
@@ -57,18 +57,16 @@ def extreme_loss(
 
 
 def _step(
-    problem: Problem, state: State, loss: Callable[[Array], Array], ceiling: Array, sign: Array
+    problem: AbstractProblem, state: State, loss: Callable[[Array], Array], ceiling: Array, sign: Array
 ) -> tuple[Array, Array]:
     """One quadratic-programming step, shortened until it keeps below the ceiling: (z, loss there)."""
-    chart = problem.chart
-    z, _, frame = see(chart, state.z, jnp.sum(problem.data.precision))
-    view = View(problem, frame)
-    here = state._replace(z=z, multipliers=state.barrier / chart.slacks(z))
-    y = enter(chart, frame, z)
+    z, _, view = problem.sight(state.z, state.multipliers)
+    here = state._replace(z=z, multipliers=state.barrier / problem.slacks(z))
+    y = view.enter(z)
     local = look(view, here, y)
     values, vectors = local.spectrum.values, local.spectrum.vectors
     curvature = jnp.maximum(values, 1e-12 * values[-1])
-    pull = vectors.T @ jax.grad(lambda point: loss(leave(chart, frame, point)))(y)
+    pull = vectors.T @ jax.grad(lambda point: loss(view.leave(point)))(y)
     slope = local.spectrum.slope
     room = jnp.maximum(ceiling - local.value, 0.0)
     length = jnp.sqrt((2.0 * room + jnp.sum(slope**2 / curvature)) / jnp.maximum(jnp.sum(pull**2 / curvature), 1e-300))
@@ -77,7 +75,7 @@ def _step(
     def attempt(ratio: Array) -> tuple[Array, Array, Array]:
         moved, _ = corrected(view, local, state.barrier, ratio * full, jnp.zeros(()))
         inside = jnp.all(view.slacks(moved) > 0.0) & (view.value(moved) <= ceiling)
-        point = leave(chart, frame, moved)
+        point = view.leave(moved)
         return jnp.where(inside, point, z), inside, loss(point)
 
     points, inside, reached = jax.vmap(attempt)(jnp.asarray(SHORTENINGS))
