@@ -28,6 +28,7 @@ def main() -> None:
 
 def compare(n: int, replications: int) -> None:
     """One line per replication: objective and seconds of both, then the ratio of the times."""
+    from moe_theory.estimation.least_squares import Problem
     from moe_theory.estimation.objective import objective
     from moe_theory.estimation.pool import Lane, Pool
     from moe_theory.estimation.space import Chart
@@ -38,7 +39,7 @@ def compare(n: int, replications: int) -> None:
 
     setup = build(ProblemSpec(adapter="replora"))
     chart = Chart(setup.model, setup.space, setup.k_fit)
-    maker, pool = StartMaker(chart, setup.truth, plan_named("near")), Pool(chart, setup.design, 1)
+    maker, pool = StartMaker(chart, setup.truth, plan_named("near")), Pool(Problem, (chart, setup.design), 1)
 
     def value(z: jax.Array, data: tuple) -> jax.Array:
         return objective(setup.model.coefficients(chart.measure(z)), setup.design, data)  # pyright: ignore[reportArgumentType]

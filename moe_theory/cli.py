@@ -23,7 +23,7 @@ from moe_theory.study.report import FEWEST, Report, predicted_words, report
 from moe_theory.study.spec import SweepSpec, parse_sizes, revise
 from moe_theory.study.store import Store
 from moe_theory.study.stored import also_stored, holds
-from moe_theory.study.sweep import SMOKE, rows_of, run_claims, sweep_of
+from moe_theory.study.sweep import rows_of, run_claims, smoke_of, sweep_of
 from moe_theory.study.tables import claims_table, verdict_table
 from moe_theory.study.verdict import CERTIFIED_SHARE
 from moe_theory.theory.claims import CLAIMS, HEADLINE, Claim, claim_named
@@ -257,7 +257,7 @@ def _sweep(
         from moe_theory.estimation.starts import plan_named
 
         plan_named(starts)
-    changes = {**(SMOKE if smoke else {}), **_given(replications=reps, starts=starts), "seed": seed}
+    changes = {**(smoke_of(claim) if smoke else {}), **_given(replications=reps, starts=starts), "seed": seed}
     if n is not None:
         changes["sizes"] = parse_sizes(n)
     base = sweep_of(claim, **changes)

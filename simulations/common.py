@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from moe_theory.study.drawing import Drawn, draw_claims
-from moe_theory.study.report import report
+from moe_theory.study.panels import curve_of
+from moe_theory.study.report import predicted_words, report
 from moe_theory.study.store import Store
-from moe_theory.study.sweep import SMOKE, run_claims, sweep_of
+from moe_theory.study.sweep import run_claims, smoke_of, sweep_of
 from moe_theory.study.tables import verdict_table
 from moe_theory.theory.claims import claim_named
+from moe_theory.theory.laws import compare_laws
 
 
 def options(description: str | None) -> argparse.Namespace:
@@ -33,8 +35,10 @@ def run(
 ) -> list[Drawn]:
     """Run the claims with the script's numbers (or smoke sizes) and print the verdict table."""
     settings: dict[str, Any] = {"sizes": sizes, "replications": replications}
-    changes = SMOKE if given.smoke else settings
-    sweeps = [(claim, sweep_of(claim, seed=seed, **changes)) for claim in map(claim_named, claims)]
+    sweeps = [
+        (claim, sweep_of(claim, seed=seed, **(smoke_of(claim) if given.smoke else settings)))
+        for claim in map(claim_named, claims)
+    ]
     computed = run_claims(sweeps, Store(given.results), given.workers)
     drawn = [
         (report(claim, sweep, rows, accuracies=accuracies), rows)
@@ -48,4 +52,37 @@ def main(claims: Sequence[str], sizes: str, replications: int, seed: int, descri
     """Run the claims, print the verdict table, draw one figure for each claim."""
     given = options(description)
     for path in draw_claims(run(claims, sizes, replications, seed, given), given.figures):
+        print(path)
+
+
+def main_published(
+    claims: Sequence[str],
+    published: tuple[str, int],
+    extended: tuple[str, int],
+    seed: int,
+    description: str | None,
+) -> None:
+    """Run the claims at the published sizes, for the slopes seen there, and at the extended ones, for the verdicts.
+
+    Args:
+        claims: ids.
+        published, extended: grid of sizes, and replications.
+        seed: root of the random streams.
+        description: of the script.
+    """
+    given = options(description)
+    sizes, replications = ("1e2:1e5:4", 4) if given.smoke else published
+    settings = {"sizes": sizes, "replications": replications, "starts": "smoke" if given.smoke else "near"}
+    short = [(claim, sweep_of(claim, seed=seed, **settings)) for claim in map(claim_named, claims)]
+    for (claim, _), rows in zip(short, run_claims(short, Store(given.results), given.workers), strict=True):
+        share = rows.loc[rows["n"] >= 1000, "certified"].mean()
+        print(f"{claim.id}: slopes over {sizes}, too short for a verdict; {100 * share:.1f} % certified from 10^3 on")
+        for measure in (claim.main, *claim.others):
+            curve, _ = curve_of(rows, measure.column, measure.statistic)
+            if curve is not None and curve.n.size >= 3:
+                slope = compare_laws(curve).fits["power"]
+                low, high = slope.intervals["exponent"]
+                words = f"{slope.parameters['exponent']:+.3f} [{low:+.3f}, {high:+.3f}]"
+                print(f"  {measure.words}: {words}, predicted {predicted_words(measure.prediction)}")
+    for path in draw_claims(run(claims, *extended, seed, given), given.figures):
         print(path)

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from moe_theory.estimation.frames import enter, see
-from moe_theory.estimation.trust_region import Problem, State, View, look, possible_gains
+from moe_theory.estimation.smooth import AbstractProblem
+from moe_theory.estimation.trust_region import State, look, possible_gains
 
 LARGEST_DECREMENT = 1e-4
 LARGEST_UNRESOLVED = 1e-3
@@ -49,7 +49,7 @@ class Certificate(NamedTuple):
     passed: Bool[Array, "*lanes"]
 
 
-def certify(problem: Problem, state: State, truth_value: Float[Array, ""]) -> Certificate:
+def certify(problem: AbstractProblem, state: State, truth_value: Float[Array, ""]) -> Certificate:
     """Certificate of one lane; vmap over lanes.
 
     Args:
@@ -57,10 +57,9 @@ def certify(problem: Problem, state: State, truth_value: Float[Array, ""]) -> Ce
         state: its final state; only point and barrier are used.
         truth_value: F at the truth.
     """
-    chart = problem.chart
-    z, _, frame = see(chart, state.z, jnp.sum(problem.data.precision))
-    here = state._replace(z=z, multipliers=state.barrier / chart.slacks(z))
-    local = look(View(problem, frame), here, enter(chart, frame, z))
+    z, _, view = problem.sight(state.z, state.multipliers)
+    here = state._replace(z=z, multipliers=state.barrier / problem.slacks(z))
+    local = look(view, here, view.enter(z))
     gains = possible_gains(local.spectrum)
     excess = local.value - truth_value
     gap = jnp.sum(here.multipliers * local.slacks)

@@ -21,9 +21,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
-from moe_theory.estimation.frames import enter, leave, see
+from moe_theory.estimation.smooth import AbstractProblem
 from moe_theory.estimation.space import Chart, TrueSet, true_sets
-from moe_theory.estimation.trust_region import Problem, State, View, corrected, look
+from moe_theory.estimation.trust_region import State, corrected, look
 from moe_theory.models.measure import MixingMeasure
 
 STEPS = 32
@@ -64,7 +64,7 @@ def begin_search(state: State, loss: Loss, level: float | Float[Array, ""], sign
     return Search(state, state.value + level, sign, loss(state.z), jnp.asarray(STEPS))
 
 
-def search_step(problem: Problem, search: Search, loss: Loss) -> Search:
+def search_step(problem: AbstractProblem, search: Search, loss: Loss) -> Search:
     """One step; a search that has none left does not move."""
     z, reached = _step(problem, search.state, loss, search.ceiling, search.sign)
     gain = search.sign * (reached - search.reached)
@@ -74,17 +74,15 @@ def search_step(problem: Problem, search: Search, loss: Loss) -> Search:
     return search._replace(state=state, reached=jnp.where(better, reached, search.reached), left=left)
 
 
-def _step(problem: Problem, state: State, loss: Loss, ceiling: Array, sign: Array) -> tuple[Array, Array]:
+def _step(problem: AbstractProblem, state: State, loss: Loss, ceiling: Array, sign: Array) -> tuple[Array, Array]:
     """One quadratic-programming step, shortened until it keeps below the ceiling: (z, loss there)."""
-    chart = problem.chart
-    z, _, frame = see(chart, state.z, jnp.sum(problem.data.precision))
-    view = View(problem, frame)
-    here = state._replace(z=z, multipliers=state.barrier / chart.slacks(z))
-    y = enter(chart, frame, z)
+    z, _, view = problem.sight(state.z, state.multipliers)
+    here = state._replace(z=z, multipliers=state.barrier / problem.slacks(z))
+    y = view.enter(z)
     local = look(view, here, y)
     values, vectors = local.spectrum.values, local.spectrum.vectors
     curvature = jnp.maximum(values, 1e-12 * values[-1])
-    pull = vectors.T @ jax.grad(lambda point: loss(leave(chart, frame, point)))(y)
+    pull = vectors.T @ jax.grad(lambda point: loss(view.leave(point)))(y)
     slope = local.spectrum.slope
     room = jnp.maximum(ceiling - local.value, 0.0)
     length = jnp.sqrt((2.0 * room + jnp.sum(slope**2 / curvature)) / jnp.maximum(jnp.sum(pull**2 / curvature), 1e-300))
@@ -93,7 +91,7 @@ def _step(problem: Problem, state: State, loss: Loss, ceiling: Array, sign: Arra
     def attempt(ratio: Array) -> tuple[Array, Array, Array]:
         moved, _ = corrected(view, local, state.barrier, ratio * full, jnp.zeros(()))
         inside = jnp.all(view.slacks(moved) > 0.0) & (view.value(moved) <= ceiling)
-        point = leave(chart, frame, moved)
+        point = view.leave(moved)
         return jnp.where(inside, point, z), inside, loss(point)
 
     points, inside, reached = jax.vmap(attempt)(jnp.asarray(SHORTENINGS))

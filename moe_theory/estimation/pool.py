@@ -13,18 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe_theory.estimation.objective import HeadedDesign
-from moe_theory.estimation.space import Chart
-from moe_theory.estimation.trust_region import (
-    CONVERGED,
-    ITERATION_LIMIT,
-    RUNNING,
-    Problem,
-    State,
-    initial_state,
-    step,
-)
-from moe_theory.sampling.statistics import Statistics
+from moe_theory.estimation.smooth import AbstractProblem
+from moe_theory.estimation.trust_region import CONVERGED, ITERATION_LIMIT, RUNNING, State, initial_state, step
 
 STEPS = 4
 LONGEST = 320
@@ -51,12 +41,12 @@ class Lane(NamedTuple):
 
     Attributes:
         owner: number of the replication, which lanes compete in.
-        data: its sufficient statistics.
+        data: what its problem is made of beside the shared part, such as sufficient statistics.
         z: the start.
     """
 
     owner: int
-    data: Statistics
+    data: Any
     z: np.ndarray
 
 
@@ -74,10 +64,10 @@ class _Block:
     def __init__(self, device: Any, size: int):
         self.device = device
         self.seats: list[tuple[int, Lane] | None] = [None] * size
-        self.data: Statistics | None = None
+        self.data: Any = None
         self.state: State | None = None
 
-    def fill(self, waiting: Iterator[tuple[int, Lane]], begin: Callable[[Statistics, np.ndarray], State]) -> bool:
+    def fill(self, waiting: Iterator[tuple[int, Lane]], begin: Callable[[Any, np.ndarray], State]) -> bool:
         """Seat waiting lanes in free places; whether anyone is seated at all."""
         fresh = np.zeros(len(self.seats), bool)
         for place, seat in enumerate(self.seats):
@@ -89,25 +79,32 @@ class _Block:
             lanes = [filler if seat is None else seat[1] for seat in self.seats]
             stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *[lane.data for lane in lanes])
             self.data, starts = jax.device_put((stacked, np.stack([lane.z for lane in lanes])), self.device)
-            assert self.data is not None
             begun = begin(self.data, starts)
             self.state = begun if self.state is None else _merged(begun, self.state, fresh)
         return bool(occupied)
 
 
 class Pool:
-    """Runs lanes of one model and parameter space.
+    """Runs lanes of one kind of problem.
 
     Args:
-        chart, design: shared by all lanes.
+        kind: makes a lane's problem of what all lanes share and of its data, ``kind(*shared, data)``.
+        shared: the same for all lanes, such as a chart and a design.
         lanes: block size on each device.
     """
 
-    def __init__(self, chart: Chart, design: HeadedDesign, lanes: int = 64):
+    def __init__(self, kind: Callable[..., AbstractProblem], shared: tuple[Any, ...], lanes: int = 64):
         self.lanes = lanes
-        self._shared = {device: jax.device_put((chart, design), device) for device in jax.local_devices()}
-        self._begin = jax.jit(jax.vmap(_begin, (None, 0, 0)))
-        self._advance = jax.jit(jax.vmap(_advance, (None, 0, 0)))
+        self._shared = {device: jax.device_put(shared, device) for device in jax.local_devices()}
+
+        def begin(common: tuple[Any, ...], data: Any, z: jax.Array) -> State:
+            return initial_state(kind(*common, data), z)
+
+        def advance(common: tuple[Any, ...], data: Any, state: State) -> State:
+            return jax.lax.fori_loop(0, STEPS, lambda _, now: step(kind(*common, data), now), state)
+
+        self._begin = jax.jit(jax.vmap(begin, (None, 0, 0)))
+        self._advance = jax.jit(jax.vmap(advance, (None, 0, 0)))
 
     def run(self, waiting: Iterator[Lane]) -> Iterator[Finished]:
         """Yield every lane as it finishes; lanes are taken from the iterator as places fall free."""
@@ -123,7 +120,7 @@ class Pool:
             for block in busy:
                 yield from _leaving(block, lowest)
 
-    def _beginner(self, device: Any) -> Callable[[Statistics, np.ndarray], State]:
+    def _beginner(self, device: Any) -> Callable[[Any, np.ndarray], State]:
         return lambda data, starts: self._on(device, self._begin, data, starts)
 
     def _on(self, device: Any, program: Callable[..., State], *arguments: Any) -> State:
@@ -161,14 +158,6 @@ def _merged(new: State, old: State, fresh: np.ndarray) -> State:
         return jnp.where(fresh.reshape((-1,) + (1,) * (begun.ndim - 1)), begun, running)
 
     return jax.tree.map(pick, new, old)
-
-
-def _begin(shared: tuple[Chart, HeadedDesign], data: Statistics, z: jax.Array) -> State:
-    return initial_state(Problem(*shared, data), z)
-
-
-def _advance(shared: tuple[Chart, HeadedDesign], data: Statistics, state: State) -> State:
-    return jax.lax.fori_loop(0, STEPS, lambda _, now: step(Problem(*shared, data), now), state)
 
 
 def until_settled(

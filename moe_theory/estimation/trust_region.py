@@ -1,8 +1,8 @@
-"""A batched trust-region Newton method for over-fitted least squares on a compact parameter space.
+"""A batched trust-region Newton method for over-fitted problems on a compact parameter space.
 
 One lane minimises, for a barrier weight mu that falls to ``SMALLEST_BARRIER``,
 
-    phi_mu(z) = F(z) - mu sum_c log s_c(z),        F in units of sigma^2 / n, slacks s_c > 0 inside Theta,
+    phi_mu(z) = F(z) - mu sum_c log s_c(z),        F in statistical units, slacks s_c > 0 inside Theta,
 
 by primal-dual steps: multipliers lambda_c approximate mu / s_c and the model Hessian is
 
@@ -30,11 +30,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from moe_theory.estimation.frames import Frame, enter, gauge_slice, leave, see
-from moe_theory.estimation.objective import HeadedDesign, flatten, gradient, objective, second_order
-from moe_theory.estimation.space import Chart
-from moe_theory.models.regression import Coefficients
-from moe_theory.sampling.statistics import Statistics
+from moe_theory.estimation.smooth import AbstractProblem, AbstractView
 
 FIRST_BARRIER = 1.0
 FIRST_SHARE = 0.01
@@ -63,14 +59,6 @@ RESTORATIONS = 3
 SHORTEST_RADIUS = 1e-13
 
 RUNNING, CONVERGED, ITERATION_LIMIT, STALLED = 0, 1, 2, 3
-
-
-class Problem(NamedTuple):
-    """One lane: what is minimised."""
-
-    chart: Chart
-    design: HeadedDesign
-    data: Statistics
 
 
 class State(NamedTuple):
@@ -125,62 +113,6 @@ class Local(NamedTuple):
     spectrum: Spectrum
 
 
-class View(NamedTuple):
-    """A problem seen in the moment coordinates y of one frame."""
-
-    problem: Problem
-    frame: Frame
-
-    def coefficients(self, y: Float[Array, " z"]) -> Coefficients:
-        """The atoms as the softmax sees them."""
-        chart = self.problem.chart
-        return chart.coefficients(leave(chart, self.frame, y))
-
-    def slacks(self, y: Float[Array, " z"]) -> Float[Array, " c"]:
-        """Slacks of the constraints."""
-        return self.problem.chart.slacks(leave(self.problem.chart, self.frame, y))
-
-    def value(self, y: Float[Array, " z"]) -> Float[Array, ""]:
-        """F(y)."""
-        return objective(self.coefficients(y), self.problem.design, self.problem.data)
-
-    def slope(self, y: Float[Array, " z"]) -> tuple[Float[Array, ""], Float[Array, " z"]]:
-        """F(y) and grad F(y)."""
-        coefficients, pull = jax.vjp(self.coefficients, y)
-        level, by_coefficient = gradient(coefficients, self.problem.design, self.problem.data)
-        return level, pull(by_coefficient)[0]
-
-    def derivatives(self, y: Float[Array, " z"], multipliers: Float[Array, " c"]) -> "Lagrangian":
-        """F, the slacks and the Hessian of F - lambda . s at y, exact: J' H J plus the curvature of the chart.
-
-        Coefficients and slacks are differentiated together, so that the chart is traversed once.
-        """
-        chart = self.problem.chart
-
-        def of_chart(point: Float[Array, " z"]) -> Float[Array, " u_c"]:
-            z = leave(chart, self.frame, point)
-            return jnp.concatenate([flatten(chart.coefficients(z)), chart.slacks(z)])
-
-        flat = second_order(self.coefficients(y), self.problem.design, self.problem.data)
-        size = flat.gradient.shape[0]
-        jacobian = jax.jacfwd(of_chart)(y)
-        pull = jnp.concatenate([flat.gradient, -multipliers])
-        bend = jax.hessian(lambda point: jnp.vdot(pull, of_chart(point)))(y)
-        along = jacobian[:size]
-        hessian = along.T @ flat.hessian @ along + bend
-        return Lagrangian(flat.value, flat.gradient @ along, hessian, self.slacks(y), jacobian[size:])
-
-
-class Lagrangian(NamedTuple):
-    """F with its gradient, the Hessian of F - lambda . s, the slacks s and their slopes."""
-
-    value: Float[Array, ""]
-    slope: Float[Array, " z"]
-    hessian: Float[Array, "z z"]
-    slacks: Float[Array, " c"]
-    slack_slopes: Float[Array, "c z"]
-
-
 def decompose(basis: Float[Array, "z s"], slope_at: Float[Array, " z"], hessian: Float[Array, "z z"]) -> Spectrum:
     """Restrict (gradient, Hessian) to the span of an orthonormal basis, the gauge slice, and diagonalise.
 
@@ -204,11 +136,11 @@ def decompose(basis: Float[Array, "z s"], slope_at: Float[Array, " z"], hessian:
     return Spectrum(refined[order], vectors, vectors.T @ slope_at, RESOLUTION * size)
 
 
-def look(view: View, state: State, y: Float[Array, " z"]) -> Local:
+def look(view: AbstractView, state: State, y: Float[Array, " z"]) -> Local:
     """Form the primal-dual model at y, the state's point in the view's coordinates."""
     level, steep, hessian, slacks, slack_slopes = view.derivatives(y, state.multipliers)
     model = hessian + slack_slopes.T @ ((state.multipliers / slacks)[:, None] * slack_slopes)
-    inside = gauge_slice(view.problem.chart, view.frame, y).basis
+    inside = view.inside(y)
     spectrum = decompose(inside, steep - slack_slopes.T @ (state.barrier / slacks), model)
     return Local(y, level, steep, slacks, slack_slopes, spectrum)
 
@@ -268,7 +200,7 @@ def merit(local: Local, barrier: Float[Array, ""], slacks: Float[Array, " c"], v
 
 
 def corrected(
-    view: View, local: Local, barrier: Float[Array, ""], step: Array, shift: Array
+    view: AbstractView, local: Local, barrier: Float[Array, ""], step: Array, shift: Array
 ) -> tuple[Float[Array, " z"], Float[Array, ""]]:
     """The best of the straight step and its chord corrections: (y, phi_mu(y)).
 
@@ -297,7 +229,7 @@ def corrected(
     return jnp.where(level < least, last, best), jnp.minimum(level, least)
 
 
-def restored(view: View, local: Local, step: Array) -> Float[Array, " z"]:
+def restored(view: AbstractView, local: Local, step: Array) -> Float[Array, " z"]:
     """The end of a step, brought back inside where the boundary curves away from its tangent.
 
     The model holds the curvature of the constraints (W contains -lambda hess s), so it speaks of a step along the
@@ -334,7 +266,7 @@ class Move(NamedTuple):
     tightest: Int[Array, ""]
 
 
-def attempt(view: View, state: State, local: Local) -> Move:
+def attempt(view: AbstractView, state: State, local: Local) -> Move:
     """Solve the trust-region problem, correct the step, and judge it by phi_mu (by rounding's leave if tiny)."""
     spectrum = local.spectrum
     along, shift = trust_region_step(spectrum, state.radius)
@@ -354,17 +286,11 @@ def attempt(view: View, state: State, local: Local) -> Move:
     return Move(y, full, accepted, jnp.minimum(radius, LARGEST_RADIUS), length < 1.0, tightest)
 
 
-def step(problem: Problem, state: State) -> State:
+def step(problem: AbstractProblem, state: State) -> State:
     """One iteration of one lane; a lane that is not RUNNING does not move."""
-    chart = problem.chart
-    seen = see(chart, state.z, jnp.sum(problem.data.precision))
-    here = state._replace(
-        z=seen.z,
-        multipliers=chart.reordered_slacks(state.multipliers, seen.order),
-        iterations=state.iterations + 1,
-    )
-    view = View(problem, seen.frame)
-    local = look(view, here, enter(chart, seen.frame, here.z))
+    z, multipliers, view = problem.sight(state.z, state.multipliers)
+    here = state._replace(z=z, multipliers=multipliers, iterations=state.iterations + 1)
+    local = look(view, here, view.enter(z))
     gain, unresolved, downward = possible_gains(local.spectrum)
     minimum = downward <= UNRESOLVED_GAIN
     central = jnp.max(jnp.abs(here.multipliers * local.slacks / here.barrier - 1.0)) <= CENTRALITY
@@ -373,11 +299,11 @@ def step(problem: Problem, state: State) -> State:
     done = settled & central
 
     move = attempt(view, here, local)
-    z = jnp.where(move.accepted, chart.balanced(leave(chart, seen.frame, move.y)), here.z)
+    z = jnp.where(move.accepted, problem.tidied(view.leave(move.y)), here.z)
     ready = (gain <= here.barrier) & minimum
     inactive = ready & (_decrement_at(local, last) <= INACTIVE * here.barrier)
     barrier = jnp.where(inactive, last, _next_barrier(here.barrier, local.value, ready, last))
-    ideal = barrier / chart.slacks(z)
+    ideal = barrier / problem.slacks(z)
     multipliers = jnp.where(settled | inactive, ideal, _dual_step(here, local, move))
     stalled = ~move.accepted & (move.radius < SHORTEST_RADIUS)
     level = jnp.where(move.accepted, view.value(move.y), local.value)
@@ -419,12 +345,11 @@ def _dual_step(state: State, local: Local, move: Move) -> Float[Array, " c"]:
     return jnp.where(blocked, jnp.maximum(multipliers, force), multipliers)
 
 
-def initial_state(problem: Problem, z: Float[Array, " z"]) -> State:
+def initial_state(problem: AbstractProblem, z: Float[Array, " z"]) -> State:
     """The state of a lane that starts at z, which must lie inside Theta."""
-    chart = problem.chart
-    level = objective(chart.coefficients(z), problem.design, problem.data)
+    level = problem.value(z)
     barrier = jnp.maximum(FIRST_BARRIER, FIRST_SHARE * level)
     one = jnp.ones((), jnp.float64)
     return State(
-        z, barrier / chart.slacks(z), barrier, 0.5 * one, level, jnp.inf * one, jnp.asarray(RUNNING), jnp.asarray(0)
+        z, barrier / problem.slacks(z), barrier, 0.5 * one, level, jnp.inf * one, jnp.asarray(RUNNING), jnp.asarray(0)
     )

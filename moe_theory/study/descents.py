@@ -12,10 +12,11 @@ from jaxtyping import Array, Bool, Float
 
 from moe_theory.estimation.certificate import certify
 from moe_theory.estimation.first_order import descend
+from moe_theory.estimation.least_squares import Problem
 from moe_theory.estimation.objective import mix
 from moe_theory.estimation.space import Chart
 from moe_theory.estimation.starts import StartMaker, StartPlan
-from moe_theory.estimation.trust_region import SMALLEST_BARRIER, Problem, initial_state
+from moe_theory.estimation.trust_region import SMALLEST_BARRIER, initial_state
 from moe_theory.models.measure import MixingMeasure
 from moe_theory.sampling.statistics import Statistics, draw_statistics
 from moe_theory.study.panels import Panel, Series

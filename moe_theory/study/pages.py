@@ -22,34 +22,42 @@ SHARED = (
 )
 DERIVATIONS: Mapping[str, tuple[str, str]] = {
     "lora": (
-        "lora-over-fitted-what-not-identified-means-for-least-squares",
+        "theory.md#lora-over-fitted-what-not-identified-means-for-least-squares",
         "The gate does not contain (B_V, A_V) and the expert is linear in Delta_V: two halves Delta_V + H and "
         "Delta_V - H with "
         "one query part leave f_G as it is, for every H that stays in Theta.",
     ),
-    "replora": ("lora-over-fitted-what-not-identified-means-for-least-squares", SHARED),
+    "replora": ("theory.md#lora-over-fitted-what-not-identified-means-for-least-squares", SHARED),
     "dora": (
-        "magnitudes-sharing-tau-dora-and-doran",
+        "theory.md#magnitudes-sharing-tau-dora-and-doran",
         "Columns of fixed or common length lie on spheres, which hold no segments: a split shows at second order. Free "
         "magnitudes are a linear part of the value that the gate does not see: m + t and m - t leave f_G as it is.",
     ),
     "doran": (
-        "magnitudes-sharing-tau-dora-and-doran",
+        "theory.md#magnitudes-sharing-tau-dora-and-doran",
         SHARED + " Free magnitudes are shared by nothing: m + t and m - t leave f_G as it is.",
     ),
     "dial": (
-        "the-sharing-dial",
+        "theory.md#the-sharing-dial",
         "For every share below 1 the value keeps a part of its own, which can be split without a trace, on a scale "
         "of 1 - eta.",
     ),
-    "hora": ("several-heads-multi-head-lora-and-hora", SHARED),
+    "hora": ("theory.md#several-heads-multi-head-lora-and-hora", SHARED),
     "hora-heads": (
-        "several-heads-multi-head-lora-and-hora",
+        "theory.md#several-heads-multi-head-lora-and-hora",
         "An invisible split must keep the mean of act(U_h B_V) in every head; a nonlinear activation and two different "
         "embeddings forbid that, so sharing by heads alone is enough.",
     ),
 }
 """By adapter: the section of theory.md, and the argument in short, for over-specified fits."""
+
+DENSITY = (
+    "../moe_theory/theory/polynomial_system.py",
+    "Second derivatives in the locations are first derivatives in the scales, so a split of the locations is undone "
+    "by the "
+    "scales up to the order rbar at which a system of polynomial equations has no solution any more.",
+)
+"""The same for densities."""
 
 
 def claims_page(
@@ -74,14 +82,14 @@ def claims_page(
 
 
 def _section(claim: Claim, made: Report | None, figures: Path) -> str:
-    anchor, why = ("model", REGULAR) if claim.specification == "exact" else DERIVATIONS[sweep_of(claim).problem.adapter]
+    anchor, why = _derivation(claim)
     lines = [
         f"## {claim.id}",
         "",
         f"{claim.model}, {claim.specification}-specified: {claim.statement}.",
         "",
         f"- *Source*: {claim.source}.",
-        f"- *Derivation*: {why} [More](theory.md#{anchor}).",
+        f"- *Derivation*: {why} [More]({anchor}).",
         f"- *Experiment*: {_experiment(claim, made)}",
         "",
         _results(claim, made),
@@ -92,6 +100,12 @@ def _section(claim: Claim, made: Report | None, figures: Path) -> str:
     if picture.is_file():
         lines += ["", f"![{claim.model}](../figures/{picture.name})"]
     return "\n".join([*lines, ""])
+
+
+def _derivation(claim: Claim) -> tuple[str, str]:
+    if claim.specification == "exact":
+        return "theory.md#model", REGULAR
+    return DENSITY if claim.kind == "density" else DERIVATIONS[sweep_of(claim).problem.adapter]
 
 
 def _experiment(claim: Claim, made: Report | None) -> str:

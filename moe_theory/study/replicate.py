@@ -1,8 +1,5 @@
 """Generate, fit and measure the replications of a sweep: the cells of the store, as they are finished."""
 
-import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -10,23 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from moe_theory.estimation.certificate import SPREAD, Certificate, certify, explain
+from moe_theory.estimation.certificate import SPREAD, Certificate, certify
 from moe_theory.estimation.identified import CONFIDENCE_LEVEL, Search, begin_search, block_splits, search_step
+from moe_theory.estimation.least_squares import Problem
 from moe_theory.estimation.objective import mix, objective
-from moe_theory.estimation.pool import Finished, Lane, Pool, until_settled
+from moe_theory.estimation.pool import Pool, until_settled
 from moe_theory.estimation.space import Chart
 from moe_theory.estimation.starts import StartMaker, plan_named
-from moe_theory.estimation.trust_region import CONVERGED, Problem, State
+from moe_theory.estimation.trust_region import State
 from moe_theory.sampling.statistics import Statistics, draw_statistics
+from moe_theory.study.lanes import AbstractReplicator, Replication, judge_starts, stacked
 from moe_theory.study.problem import Setup, build
 from moe_theory.study.spec import SweepSpec
 from moe_theory.theory.voronoi import Losses, effective_losses, factor_losses
-
-Gap = tuple[int, int, int]
-"""(n, first replication, how many)."""
-
-COMPILE_SIZE = 10_000
-"""Sample size of the replication that is fitted, and forgotten, to compile."""
 
 SEARCHES = {
     "D_12_lowest": (0, -1.0),
@@ -40,28 +33,9 @@ minimum (0); within ``CONFIDENCE_LEVEL`` (1); at most the truth's, the set that 
 ROUNDING = 1e-8
 """Share of F by which two measures with the same f_G may differ at n = 10^15."""
 
-STATUS = {0: "running", 1: "converged", 2: "iteration_limit", 3: "stalled", 4: "dominated"}
 
-
-@dataclass
-class _Replication:
-    """One data set and the ends of its lanes."""
-
-    n: int
-    number: int
-    data: Statistics
-    truth_value: float
-    kinds: tuple[str, ...]
-    starts: np.ndarray
-    ends: list[Finished] = field(default_factory=list)
-
-    @property
-    def finished(self) -> bool:
-        return len(self.ends) == len(self.kinds)
-
-
-class Replicator:
-    """Computes rows of one sweep; every array shape is compiled once."""
+class Replicator(AbstractReplicator):
+    """Rows of a sweep of least squares."""
 
     def __init__(self, sweep: SweepSpec, identified_set: bool = False):
         plan = plan_named(sweep.starts)
@@ -69,7 +43,7 @@ class Replicator:
         self.setup: Setup = build(sweep.problem)
         self.chart = Chart(self.setup.model, self.setup.space, self.setup.k_fit)
         self._maker = StartMaker(self.chart, self.setup.truth, plan)
-        self._pool = Pool(self.chart, self.setup.design, sweep.block)
+        super().__init__(Pool(Problem, (self.chart, self.setup.design), sweep.block), sweep.block)
         self._certify = jax.jit(jax.vmap(self._certify_lane))
         self._measure = jax.jit(jax.vmap(self._measure_lane))
         self._end_loss = jax.jit(jax.vmap(self._d_12))
@@ -78,46 +52,12 @@ class Replicator:
         self._search = jax.jit(jax.vmap(self._search_lane))
         self._split_values = jax.jit(jax.vmap(self._split_lane))
 
-    def compile(self) -> None:
-        """Compile (or load from the compilation cache) everything that a cell needs, by one throw-away replication."""
-        for _ in self.cells([(COMPILE_SIZE, 0, 1)]):
-            pass
-
-    def cells(self, gaps: Iterable[Gap]) -> Iterator[tuple[Gap, pd.DataFrame]]:
-        """Fit the gaps and yield (gap, rows) as each is finished.
-
-        Args:
-            gaps: cells to compute; each is taken when there is room for its first lane.
-        """
-        self._owners: list[_Replication] = []
-        self._begun = time.monotonic()
-        waiting: dict[Gap, list[_Replication]] = {}
-        lanes = self._lanes(gaps, waiting)
-        for end in self._pool.run(lanes):
-            owner = self._owners[end.owner]
-            owner.ends.append(end)
-            for gap, members in list(waiting.items()):
-                if len(members) == gap[2] and all(member.finished for member in members):
-                    del waiting[gap]
-                    yield gap, self._rows(members)
-
-    def _lanes(self, gaps: Iterable[Gap], waiting: dict[Gap, list[_Replication]]) -> Iterator[Lane]:
-        """The first start of every replication of a gap, then the second: the sooner one converges, the sooner others
-        of its replication can be seen to be dominated."""
-        for gap in gaps:
-            n, first, count = gap
-            waiting[gap] = []
-            for number in range(first, first + count):
-                data = draw_statistics(self.setup.values, self.setup.sigma, n, self.sweep.seed, number)
-                starts = self._maker.make(n, self.sweep.seed, number)
-                squares = np.sum((self.setup.values - data.mean) ** 2, axis=0)
-                owner = _Replication(n, number, data, 0.5 * float(data.precision @ squares), starts.kinds, starts.z)
-                self._owners.append(owner)
-                waiting[gap].append(owner)
-            begun = len(self._owners) - count
-            for start in range(len(waiting[gap][0].starts)):
-                for place, owner in enumerate(waiting[gap], begun):
-                    yield Lane(place, owner.data, owner.starts[start])
+    def draw(self, n: int, number: int) -> Replication:
+        """The statistics of n draws, and starts."""
+        data = draw_statistics(self.setup.values, self.setup.sigma, n, self.sweep.seed, number)
+        starts = self._maker.make(n, self.sweep.seed, number)
+        squares = np.sum((self.setup.values - data.mean) ** 2, axis=0)
+        return Replication(n, number, data, 0.5 * float(data.precision @ squares), starts.kinds, starts.z)
 
     def _certify_lane(self, data: Statistics, state: State, truth_value: Any) -> Certificate:
         return certify(Problem(self.chart, self.setup.design, data), state, truth_value)
@@ -141,7 +81,7 @@ class Replicator:
 
     def _ends(self, data: Statistics, states: State, levels: np.ndarray) -> np.ndarray:
         """The end that every search reaches from every fit: (fits, searches)."""
-        begun = self._padded(self._begin_search, states, levels)
+        begun = self.padded(self._begin_search, states, levels)
         searches = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), begun)
         repeated = jax.tree.map(lambda leaf: np.repeat(leaf, len(SEARCHES), axis=0), data)
         size = max(1, self.sweep.block // len(SEARCHES))
@@ -159,24 +99,25 @@ class Replicator:
     def _d_12(self, z: jax.Array) -> jax.Array:
         return effective_losses(self.setup.model, self.chart.measure(z), self.setup.truth).d_12
 
-    def _rows(self, members: list[_Replication]) -> pd.DataFrame:
+    def rows(self, members: list[Replication]) -> pd.DataFrame:
+        """Choose the fit of every replication, measure it, and search the identified set."""
         lanes = [(member, end) for member in members for end in sorted(member.ends, key=lambda end: end.order)]
-        data = _stack([member.data for member, _ in lanes])
-        states = _stack([end.state for _, end in lanes])
+        data = stacked([member.data for member, _ in lanes])
+        states = stacked([end.state for _, end in lanes])
         truths = np.array([member.truth_value for member, _ in lanes])
-        certificates = self._padded(self._certify, data, states, truths)
+        certificates = self.padded(self._certify, data, states, truths)
         chosen, rows, offset = [], [], 0
         for member in members:
             count = len(member.kinds)
             of_member = jax.tree.map(lambda leaf, o=offset, c=count: leaf[o : o + c], (certificates, states))
-            row, best, far = _judge_starts(member, *of_member)
+            row, best, far = judge_starts(member, *of_member)
             rows.append(row)
             chosen.append((offset + best, offset + far if far is not None else offset + best, member.starts[best]))
             offset += count
         best_lanes = np.array([best for best, _, _ in chosen])
-        measured = self._padded(self._measure, states.z[best_lanes])
-        far_measured = self._padded(self._measure, states.z[np.array([far for _, far, _ in chosen])])
-        start_measured = self._padded(self._measure, np.stack([start for _, _, start in chosen]))
+        measured = self.padded(self._measure, states.z[best_lanes])
+        far_measured = self.padded(self._measure, states.z[np.array([far for _, far, _ in chosen])])
+        start_measured = self.padded(self._measure, np.stack([start for _, _, start in chosen]))
         frame = pd.DataFrame(rows)
         frame = frame.assign(**_error_columns(*measured))
         frame["start_D_1"], frame["start_D_12"] = start_measured[0].d_1, start_measured[0].d_12
@@ -184,11 +125,10 @@ class Replicator:
         frame["far_overfitted_error"] = np.where(frame["far_excess"].notna(), far_measured[0].overfitted, np.nan)
         if self._splits is not None:
             frame = frame.assign(**self._range_columns(members, data, states, best_lanes))
-        frame["seconds"] = time.monotonic() - self._begun
         return frame
 
     def _range_columns(
-        self, members: list[_Replication], data: Statistics, states: State, best: np.ndarray
+        self, members: list[Replication], data: Statistics, states: State, best: np.ndarray
     ) -> dict[str, np.ndarray]:
         """Every column of `SEARCHES`: searched from the fit, among the ends of other starts, and among
         the splits of the truth.
@@ -202,9 +142,9 @@ class Replicator:
         fixed = np.broadcast_to([SPREAD, CONFIDENCE_LEVEL], (len(members), 2))
         above = np.column_stack([fixed, np.maximum(truths - least, 0.0)])
         ends = self._ends(own_data, own_states, above)
-        values = np.concatenate([states.value, self._padded(self._split_values, own_data).ravel()])
-        at_splits = np.tile(np.asarray(self._padded(self._end_loss, self._splits)), len(members))
-        reached = np.concatenate([self._padded(self._end_loss, states.z), at_splits])
+        values = np.concatenate([states.value, self.padded(self._split_values, own_data).ravel()])
+        at_splits = np.tile(np.asarray(self.padded(self._end_loss, self._splits)), len(members))
+        reached = np.concatenate([self.padded(self._end_loss, states.z), at_splits])
         owner = np.concatenate([owner, np.repeat(np.arange(len(members)), len(at_splits) // len(members))])
         columns = {}
         for place, (name, (level, sign)) in enumerate(SEARCHES.items()):
@@ -212,62 +152,6 @@ class Replicator:
             columns[name] = ends[:, place].copy()
             (np.minimum if sign < 0 else np.maximum).at(columns[name], owner[inside], reached[inside])
         return columns
-
-    def _padded(self, function: Any, *arguments: Any) -> Any:
-        """Apply a vmapped function in blocks of the sweep's size, the last one filled up with its first lane."""
-        total = jax.tree.leaves(arguments)[0].shape[0]
-        size = self.sweep.block
-        parts = []
-        for first in range(0, total, size):
-            index = np.arange(first, first + size)
-            index = np.where(index < total, index, first)
-            part = function(*jax.tree.map(lambda leaf, at=index: leaf[at], arguments))
-            keep = min(size, total - first)
-            parts.append(jax.tree.map(lambda leaf, keep=keep: np.asarray(leaf)[:keep], part))
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-
-
-def _stack(trees: list[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
-
-
-def _judge_starts(
-    member: _Replication, certificates: Certificate, states: State
-) -> tuple[dict[str, Any], int, int | None]:
-    """Choose the replication's fit among its starts and say how sure that is: (row, best lane, best untied lane)."""
-    excess, passed = certificates.excess, certificates.passed
-    best = int(np.argmin(np.where(passed, excess, np.inf))) if passed.any() else int(np.nanargmin(excess))
-    lower = np.flatnonzero(~passed & (excess < excess[best] - SPREAD) & (states.status != 4))
-    certified = bool(passed[best]) and lower.size == 0
-    own = jax.tree.map(lambda leaf: leaf[best], certificates)
-    reason = explain(own) if lower.size == 0 else f"{lower.size} uncertified starts reached a lower objective"
-    status = "converged_at_bound" if certified and own.at_bound else STATUS[int(states.status[best])]
-    if not certified and status == "converged":
-        status = "not_certified"
-    untied = np.array([kind == "untied" for kind in member.kinds]) & passed
-    far = int(np.argmin(np.where(untied, excess, np.inf))) if untied.any() else None
-    row = {
-        "n": member.n,
-        "replication": member.number,
-        "status": status,
-        "certified": certified,
-        "reason": reason,
-        "excess": float(excess[best]),
-        "decrement": float(own.decrement),
-        "gap": float(own.gap),
-        "at_bound": bool(own.at_bound),
-        "iterations": int(states.iterations[best]),
-        "total_iterations": int(states.iterations.sum()),
-        "start": member.kinds[best],
-        "starts": len(member.kinds),
-        "starts_certified": int(passed.sum()),
-        "starts_agreeing": int((passed & (excess <= excess[best] + SPREAD)).sum()),
-        "spread": float(np.max(excess[passed]) - excess[best]) if passed.any() else np.nan,
-        "far_excess": float(excess[far] - excess[best]) if far is not None else np.nan,
-        "untied_agrees": far is not None and float(excess[far] - excess[best]) <= SPREAD,
-        "converged_starts": int((states.status == CONVERGED).sum()),
-    }
-    return row, best, far
 
 
 def _error_columns(losses: Losses, plain: Losses, factors: Losses, distance: np.ndarray) -> dict[str, Any]:

@@ -122,13 +122,13 @@ def free_parameters(dimension: int, rank: int, atoms: int, adapter: str, heads: 
     return atoms * (1 + 2 * rank * dimension * projections) * (1 if adapter in EMBEDDED else heads)
 
 
-class _Specification(BaseModel):
+class Specification(BaseModel):
     """Immutable, complete, and closed: a misspelt setting is an error, not a silent default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
-class ProblemSpec(_Specification):
+class ProblemSpec(Specification):
     """One estimation problem: the model f_G, the truth's size, the inputs and the parameter space.
 
     Attributes:
@@ -231,7 +231,7 @@ class ProblemSpec(_Specification):
         return weight_floor
 
 
-class SweepSpec(_Specification):
+class SweepSpec(Specification):
     """A problem swept over sample sizes.
 
     Attributes:

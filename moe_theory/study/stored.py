@@ -7,8 +7,8 @@ from itertools import groupby
 from moe_theory.errors import InputError, StoreError
 from moe_theory.study.spec import SweepSpec, parse_sizes, problem_hash, specify
 from moe_theory.study.store import CellKey, Store
-from moe_theory.study.sweep import SMOKE, sweep_of
-from moe_theory.theory.claims import Claim
+from moe_theory.study.sweep import SMOKE, smoke_of, sweep_of
+from moe_theory.theory.claims import Claim, claim_named
 
 OPTIONS = ("rank", "dimension", "k_true", "k_fit", "sigma", "weight_floor")
 """Settings of a problem that the command line can change."""
@@ -39,7 +39,7 @@ class Holding:
         if self.sweep is None:
             return None
         smoke = self.sweep.starts == SMOKE["starts"]
-        usual = sweep_of(self.claim, **SMOKE) if smoke else sweep_of(self.claim)
+        usual = sweep_of(self.claim, **smoke_of(self.claim)) if smoke else sweep_of(self.claim)
         problem = self.sweep.problem.model_dump()
         changed = {name: value for name, value in problem.items() if value != getattr(usual.problem, name)}
         if "k_true" in changed:
@@ -114,7 +114,7 @@ def _holding(store: Store, claim: Claim, name: str, keys: list[CellKey]) -> Hold
 
 def _recorded(store: Store, key: CellKey) -> SweepSpec | None:
     try:
-        sweep = specify(SweepSpec, store.metadata(key).get("specification") or {})
+        sweep = specify(type(sweep_of(claim_named(key.claim))), store.metadata(key).get("specification") or {})
     except (InputError, StoreError):
         return None
     return sweep if problem_hash(sweep) == key.problem_hash else None

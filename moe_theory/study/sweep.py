@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from moe_theory.errors import MoeTheoryError
+from moe_theory.study.density_spec import DensitySweepSpec
 from moe_theory.study.progress import Progress
 from moe_theory.study.spec import SweepSpec, problem_hash, revise
 from moe_theory.study.store import CellKey, Store
@@ -20,8 +21,17 @@ from moe_theory.theory.claims import Claim, claim_named
 CELL = 16
 """Replications per stored cell: small enough that a kill costs little, large enough to keep the blocks full."""
 
-SMOKE = {"sizes": "1e4:1e6:4", "replications": 8, "starts": "smoke", "block": 16}
+SMOKE: dict[str, Any] = {"sizes": "1e4:1e6:4", "replications": 8, "starts": "smoke", "block": 16}
 """Seconds instead of minutes: shows that everything runs, decides nothing."""
+
+
+SMOKE_DENSITY = {**SMOKE, "sizes": "1e8:1e11:4"}
+"""The same for densities, whose laws begin at larger sizes."""
+
+
+def smoke_of(claim: Claim) -> dict[str, Any]:
+    """The settings of a claim's smoke run."""
+    return SMOKE_DENSITY if claim.kind == "density" else SMOKE
 
 
 def sweep_of(claim: Claim, **changes: Any) -> SweepSpec:
@@ -30,7 +40,8 @@ def sweep_of(claim: Claim, **changes: Any) -> SweepSpec:
     Raises:
         InputError: for settings that are out of range; all are named.
     """
-    return revise(SweepSpec(), problem=dict(claim.problem), **{**claim.sweep, **changes})
+    base = DensitySweepSpec() if claim.kind == "density" else SweepSpec()
+    return revise(base, problem=dict(claim.problem), **{**claim.sweep, **changes})
 
 
 Cell = tuple[int, int, int]
@@ -194,13 +205,22 @@ def compute_cells(claim: Claim, sweep: SweepSpec, root: Path, cells: Iterable[Ce
     from moe_theory.precision import enable_x64
 
     enable_x64()
-    from moe_theory.study.replicate import Replicator
-
     store = Store(root)
     metadata = {"specification": sweep.model_dump(mode="json"), "block": sweep.block}
-    replicator = Replicator(sweep, claim.identified_set)
+    replicator = _replicator(claim, sweep)
     replicator.compile()
     yield 0, 0
     for (n, first, count), rows in replicator.cells(cells):
         store.write_cell(CellKey(claim.id, problem_hash(sweep), n, first, count), rows, metadata)
         yield n, count
+
+
+def _replicator(claim: Claim, sweep: SweepSpec) -> Any:
+    """What computes the rows of a sweep; imported here because it imports JAX."""
+    if isinstance(sweep, DensitySweepSpec):
+        from moe_theory.study.replicate_density import DensityReplicator
+
+        return DensityReplicator(sweep)
+    from moe_theory.study.replicate import Replicator
+
+    return Replicator(sweep, claim.identified_set)

@@ -1,14 +1,14 @@
 """The claims table: what is measured, where it comes from, and what theory predicts before anything is sampled."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from itertools import product
 from types import MappingProxyType
 from typing import Any
 
 from moe_theory.errors import InputError
+from moe_theory.theory.claim import Claim, Measure
+from moe_theory.theory.density_claims import density_claims
 from moe_theory.theory.laws import Prediction
-from moe_theory.theory.summaries import Statistic
 
 HALF = Prediction("power", -0.5)
 QUARTER = Prediction("power", -0.25)
@@ -17,58 +17,6 @@ NO_POWER = Prediction("no-power")
 REPLORA = "RepLoRA (Truong et al., ICML 2025, arXiv 2502.03044), in the toolkit's own notation"
 DORAN = "DoRAN (Diep et al., arXiv 2510.04331), in the toolkit's own notation"
 HORA = "HoRA (Diep et al., arXiv 2510.04295), in the toolkit's own notation"
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One error of a claim and the law predicted for it.
-
-    Attributes:
-        column: name of the error among the stored columns.
-        words: what it is, for tables.
-        prediction: the law.
-        from_size: sizes below it are stored and drawn but not judged: the law is asymptotic.
-        statistic: the curve that is judged, 'median' or 'mean' over replications. A law for the mean is the stronger
-            statement: rare replications that do not converge leave the median alone.
-        conditional: whether only a fit with such a cell has a value; which cell the extra atom joins is random. The law
-            is that of the fits that have one; the others are counted and shown.
-    """
-
-    column: str
-    words: str
-    prediction: Prediction
-    from_size: float = 0.0
-    statistic: Statistic = "median"
-    conditional: bool = False
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A row of the claims table.
-
-    Attributes:
-        id: its name.
-        model: in words.
-        specification: 'exact' (k_fit = k_true) or 'over'.
-        statement: what is claimed.
-        source: where the claim comes from.
-        main: the measure whose verdict is the claim's.
-        others: further measures, each with a verdict of its own.
-        problem: settings of the problem that differ from the defaults.
-        identified_set: whether the range of D over the identified set is computed (the objective leaves it open).
-        sweep: settings of the sweep (sizes, replications) that differ from the defaults.
-    """
-
-    id: str
-    model: str
-    specification: str
-    statement: str
-    source: str
-    main: Measure
-    others: tuple[Measure, ...] = ()
-    problem: Mapping[str, Any] = field(default_factory=dict)
-    identified_set: bool = False
-    sweep: Mapping[str, Any] = field(default_factory=dict)
 
 
 EXACT_FROM = 1e4
@@ -278,6 +226,7 @@ CLAIMS: Mapping[str, Claim] = MappingProxyType(
             *_decomposed_table(),
             *_dial_claims(),
             *_series_claims(),
+            *density_claims(),
         )
     }
 )  # fmt: skip

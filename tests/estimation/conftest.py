@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from moe_theory.estimation.least_squares import Problem
 from moe_theory.estimation.pool import Pool
 from moe_theory.estimation.space import Chart
 from moe_theory.study.problem import build
@@ -19,7 +20,7 @@ def pool_of() -> Callable[[ProblemSpec, int], Pool]:
     def make(spec: ProblemSpec, block: int) -> Pool:
         if (spec, block) not in made:
             setup = build(spec)
-            made[spec, block] = Pool(Chart(setup.model, setup.space, setup.k_fit), setup.design, block)
+            made[spec, block] = Pool(Problem, (Chart(setup.model, setup.space, setup.k_fit), setup.design), block)
         return made[spec, block]
 
     return make

@@ -25,11 +25,12 @@ from moe_theory.estimation.identified import (
     block_splits,
     search_step,
 )
+from moe_theory.estimation.least_squares import Problem
 from moe_theory.estimation.objective import objective
 from moe_theory.estimation.pool import Lane
 from moe_theory.estimation.space import Chart
 from moe_theory.estimation.starts import StartMaker, plan_named
-from moe_theory.estimation.trust_region import CONVERGED, SMALLEST_BARRIER, Problem, State, initial_state
+from moe_theory.estimation.trust_region import CONVERGED, SMALLEST_BARRIER, State, initial_state
 from moe_theory.sampling.statistics import draw_statistics
 from moe_theory.study.problem import Setup, build
 from moe_theory.study.spec import ProblemSpec

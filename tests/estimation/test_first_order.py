@@ -8,10 +8,11 @@ import pytest
 from moe_theory.errors import InputError
 from moe_theory.estimation.certificate import certify
 from moe_theory.estimation.first_order import adam, descend, lbfgs
+from moe_theory.estimation.least_squares import Problem
 from moe_theory.estimation.objective import objective
 from moe_theory.estimation.space import Chart
 from moe_theory.estimation.starts import StartMaker, plan_named
-from moe_theory.estimation.trust_region import Problem, initial_state, step
+from moe_theory.estimation.trust_region import initial_state, step
 from moe_theory.sampling.statistics import draw_statistics
 from moe_theory.study.problem import build
 from moe_theory.study.spec import ProblemSpec

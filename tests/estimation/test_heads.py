@@ -10,10 +10,10 @@ from jax.flatten_util import ravel_pytree
 
 from moe_theory.errors import InputError
 from moe_theory.estimation.frames import enter, gauge_slice, leave, see
+from moe_theory.estimation.least_squares import Problem, View
 from moe_theory.estimation.objective import design_of, flatten, gradient, objective, second_order
 from moe_theory.estimation.space import Chart
 from moe_theory.estimation.starts import StartMaker, plan_named
-from moe_theory.estimation.trust_region import Problem, View
 from moe_theory.models.hierarchy import as_hierarchical
 from moe_theory.sampling.inputs import finite_support
 from moe_theory.sampling.statistics import draw_statistics

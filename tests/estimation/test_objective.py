@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe_theory.estimation.frames import Frame, closest_pair, enter, gauge_slice, leave, split_scale
+from moe_theory.estimation.least_squares import Problem, View
 from moe_theory.estimation.objective import design_of, flatten, gradient, objective, products_of, second_order
 from moe_theory.estimation.space import Chart, ParameterSpace
-from moe_theory.estimation.trust_region import Problem, View
 from moe_theory.models.adapters import Lora, Projections, RepLora
 from moe_theory.models.experts import LinearExpert
 from moe_theory.models.gates import AttentionGate, GaussianGate
@@ -95,7 +95,7 @@ def automatic(coefficients, design, data):
 @pytest.mark.parametrize(("gate", "adapter"), CASES)
 def test_derivatives_in_coefficients_are_exact(gate, adapter):
     setting = make_setting(gate, adapter, frozen=0 if adapter == "lora" else 1)
-    chart, (_, design, data) = setting.chart, setting.problem
+    chart, design, data = setting.chart, setting.problem.design, setting.problem.data
     coefficients = chart.model.coefficients(chart.measure(setting.random_z()))
     exact, (value, slope) = by_hand(coefficients, design, data)
     expected = automatic(coefficients, design, data)
@@ -120,7 +120,7 @@ def test_products_that_are_multiples_of_each_other_are_formed_once():
 def test_objective_is_a_sum_over_samples():
     """Against loops over points and outputs, weights N / sigma^2; points without samples do not count."""
     setting = make_setting("attention", "lora")
-    chart, (_, design, data) = setting.chart, setting.problem
+    chart, design, data = setting.chart, setting.problem.design, setting.problem.data
     measure = chart.measure(setting.random_z())
     support = np.asarray(design.heads.output[0])
     slow = 0.0

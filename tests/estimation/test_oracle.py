@@ -17,10 +17,10 @@ import pytest
 from scipy.optimize import minimize
 
 from moe_theory.estimation.certificate import SPREAD, certify
+from moe_theory.estimation.least_squares import Problem
 from moe_theory.estimation.pool import Lane
 from moe_theory.estimation.space import Chart
 from moe_theory.estimation.starts import StartMaker, plan_named
-from moe_theory.estimation.trust_region import Problem
 from moe_theory.models.adapters import SharedAtom
 from moe_theory.models.regression import RegressionModel
 from moe_theory.sampling.inputs import finite_support

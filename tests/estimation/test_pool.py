@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from moe_theory.estimation.least_squares import Problem
 from moe_theory.estimation.pool import DOMINATED, DOMINATED_MARGIN, Lane, Pool
 from moe_theory.estimation.space import Chart
 from moe_theory.estimation.starts import StartMaker, plan_named
@@ -125,7 +126,7 @@ def test_a_lane_is_stopped_only_where_another_of_its_owner_is_lower(pool, lanes,
              pytest.param(16, marks=pytest.mark.slow), pytest.param(64, marks=pytest.mark.slow)]
 )  # fmt: skip
 def test_block_size_changes_rounding_only(quick, chart, lanes, ends, size):
-    close(chart, ends, run(Pool(chart, build(SPEC).design, size), lanes))
+    close(chart, ends, run(Pool(Problem, (chart, build(SPEC).design), size), lanes))
 
 
 @pytest.mark.slow
@@ -134,7 +135,7 @@ def test_two_devices_and_all_optimisations_change_rounding_only(chart, lanes, en
     assert len(jax.local_devices()) == 2
     jax.config.update("jax_disable_most_optimizations", False)
     try:
-        found = run(Pool(chart, build(SPEC).design, BLOCK), lanes)
+        found = run(Pool(Problem, (chart, build(SPEC).design), BLOCK), lanes)
     finally:
         jax.config.update("jax_disable_most_optimizations", True)
     close(chart, ends, found)

@@ -8,10 +8,11 @@ from scipy.stats import bootstrap, kstest, norm
 
 from moe_theory.errors import InputError
 from moe_theory.estimation.certificate import certify
+from moe_theory.estimation.least_squares import Problem
 from moe_theory.estimation.objective import design_of, mix
 from moe_theory.estimation.space import Chart
 from moe_theory.estimation.starts import StartMaker, plan_named
-from moe_theory.estimation.trust_region import Problem, initial_state, step
+from moe_theory.estimation.trust_region import initial_state, step
 from moe_theory.sampling.raw import draw_continuous
 from moe_theory.sampling.statistics import draw_statistics
 from moe_theory.study.problem import build

@@ -9,7 +9,7 @@ from moe_theory.errors import InputError, MoeTheoryError, StoreError
 from moe_theory.study import sweep as module
 from moe_theory.study.spec import problem_hash
 from moe_theory.study.store import CellKey, Store
-from moe_theory.study.sweep import CELL, SMOKE, default_workers, rows_of, run_claims, sweep_of
+from moe_theory.study.sweep import CELL, SMOKE, default_workers, rows_of, run_claims, smoke_of, sweep_of
 from moe_theory.theory.claims import CLAIMS, claim_named
 
 CLAIM = claim_named("replora-linear-exact")
@@ -121,7 +121,7 @@ def test_an_unwritable_folder_is_told_before_anything_is_computed(tmp_path, monk
 
 @pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS)
 def test_every_claim_has_a_smoke_sweep_that_reaches_its_law(claim):
-    sweep = sweep_of(claim, **SMOKE)
+    sweep = sweep_of(claim, **smoke_of(claim))
     assert len(sweep.sizes) == 4
     assert sweep.replications == 8
     assert sweep.sizes[-1] >= max(measure.from_size for measure in (claim.main, *claim.others))

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from moe_theory.errors import InputError
+from moe_theory.study.density_spec import DensityProblemSpec
 from moe_theory.study.spec import ADAPTERS, EMBEDDED, SweepSpec
 from moe_theory.study.sweep import sweep_of
 from moe_theory.theory.claims import CLAIMS, HALF, HEADLINE, NO_POWER, claim_named
@@ -28,7 +29,26 @@ def test_every_promised_claim_exists(name):
     assert claim_named(name).id == name
 
 
-@pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS)
+REGRESSION = {name: claim for name, claim in CLAIMS.items() if claim.kind == "regression"}
+DENSITY = {name: claim for name, claim in CLAIMS.items() if claim.kind == "density"}
+
+
+@pytest.mark.parametrize("claim", DENSITY.values(), ids=DENSITY)
+def test_every_density_claim_makes_the_sweep_that_its_name_says(claim):
+    sweep = sweep_of(claim)
+    problem = sweep.problem
+    assert isinstance(problem, DensityProblemSpec)
+    assert claim.id.startswith(problem.family)
+    assert (problem.k_fit > problem.k_true) == (claim.specification == "over")
+    if claim.id != "gaussian-gated-exact":
+        assert claim.id.endswith(f"k{problem.k_fit}")
+        assert problem.setting.replace("-", "") in (*claim.id.split("-"), "published")
+    smallest = {measure.prediction.exponent for measure in (claim.main, *claim.others)}
+    cells = {0: 2, 1: 8, 2: 12}[problem.k_fit - problem.k_true]
+    assert max(smallest) == pytest.approx(-1 / cells)
+
+
+@pytest.mark.parametrize("claim", REGRESSION.values(), ids=REGRESSION)
 def test_every_claim_makes_a_valid_default_sweep_of_its_own_kind(claim):
     sweep = sweep_of(claim)
     assert isinstance(sweep, SweepSpec)

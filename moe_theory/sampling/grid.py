@@ -1,0 +1,221 @@
+"""Exact sampling of a density at any n: multinomial counts on a grid (theory section 5).
+
+With a spacing of at most ``SPACING`` of the smallest standard deviation that Theta allows, the sum of a Gaussian over
+the grid equals its integral to 2 exp(-2 pi^2 / SPACING^2) = 10^-19 per axis (Poisson summation), so every model in
+Theta, restricted to the grid and renormalised, is a probability model with p(m) = density x cell volume; n i.i.d. draws
+from it are one multinomial draw of counts, which are sufficient. Cells that the truth gives less than
+``DROPPED`` / (number of cells) are left out; the grid states the bound on what it neglects. For a softmax gate the
+inputs have a finite support and there is a grid of outputs at each of them, with a model renormalised for each x.
+
+Raw draws come from the continuous model. Source: theory section 5.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+from scipy.special import erfc
+
+from moe_theory.errors import InputError
+from moe_theory.models.density import GaussianGated, GaussianGatedAtom, SoftmaxGated, SoftmaxGatedAtom
+from moe_theory.models.measure import MixingMeasure
+from moe_theory.sampling.statistics import LARGEST_N, replication_generator
+
+SPACING = 2.0 / 3.0
+REACH = 9.5
+"""Standard deviations that the grid extends beyond every atom of the truth."""
+DROPPED = 1e-18
+"""Largest total probability of the cells left out: a thousandth of one draw in 10^15."""
+MOST_CELLS = 4_000_000
+"""Cells of a tensor grid before any are left out."""
+RAW_STREAM = 3
+"""Separates the random stream of raw draws from that of counts."""
+
+
+class Grid(NamedTuple):
+    """Cells and what the truth gives them.
+
+    Attributes:
+        x: inputs at the cells, (M, d).
+        y: outputs at the cells, (M, d_out).
+        log_volume: log of the volume of a cell: of (x, y), or of y for a conditional density, (M,).
+        probability: of the truth renormalised on the grid, sum one, (M,).
+        input: number of the support point of a conditional density; zeros for a joint one, (M,).
+        spacing: by axis.
+        error: bound on the probability that the grid neglects or counts wrongly.
+    """
+
+    x: Float[np.ndarray, "M d"]
+    y: Float[np.ndarray, "M o"]
+    log_volume: Float[np.ndarray, " M"]
+    probability: Float[np.ndarray, " M"]
+    input: Int[np.ndarray, " M"]
+    spacing: Float[np.ndarray, " axes"]
+    error: float
+
+
+def joint_grid(model: GaussianGated, truth: MixingMeasure, least_deviation: Float[np.ndarray, " D"]) -> Grid:
+    """The grid of a Gaussian-gated model.
+
+    Args:
+        model, truth: p_{G*}.
+        least_deviation: smallest that Theta allows, sqrt(Gamma) by input and sqrt(nu) by output, (D,).
+
+    Raises:
+        InputError: for a tensor grid of more than ``MOST_CELLS`` cells.
+    """
+    rows = model.rows(truth)
+    mean, spread = (np.asarray(part) for part in _mean_and_deviation(model, rows))
+    low, high = np.min(mean - REACH * spread, axis=0), np.max(mean + REACH * spread, axis=0)
+    axes, spacing = _axes(low, high, least_deviation)
+    cells = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, model.joint)
+    log_volume = float(np.sum(np.log(spacing)))
+    x, y = cells[:, : model.dimension], cells[:, model.dimension :]
+    probability = np.exp(_log_densities(model, rows, x, y) + log_volume)
+    kept, dropped = _kept(probability)
+    error = dropped + model.joint * (_alias() + erfc(REACH / np.sqrt(2.0)))
+    return _grid(x[kept], y[kept], log_volume, probability[kept], np.zeros(int(kept.sum()), int), spacing, error)
+
+
+def conditional_grid(
+    model: SoftmaxGated,
+    truth: MixingMeasure,
+    support: Float[np.ndarray, "Q d"],
+    least_deviation: Float[np.ndarray, " o"],
+) -> Grid:
+    """The grids of a softmax-gated model, one over y at each of the Q equally likely support points of x.
+
+    Args:
+        model, truth: p_{G*}(y | x).
+        support: of x, (Q, d).
+        least_deviation: smallest sqrt(nu) that Theta allows, by output.
+
+    Raises:
+        InputError: for a tensor grid of more than ``MOST_CELLS`` cells at one support point.
+    """
+    rows = model.rows(truth)
+    atoms = jax.tree.map(np.asarray, truth.atoms)
+    spread = np.sqrt(np.diagonal(atoms.noise, axis1=1, axis2=2))
+    parts = []
+    for index, point in enumerate(support):
+        mean = atoms.slope @ point + atoms.intercept
+        low, high = np.min(mean - REACH * spread, axis=0), np.max(mean + REACH * spread, axis=0)
+        axes, spacing = _axes(low, high, least_deviation)
+        y = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, model.outputs)
+        x = np.broadcast_to(point, (y.shape[0], model.dimension))
+        probability = np.exp(_log_densities(model, rows, x, y) + np.sum(np.log(spacing))) / support.shape[0]
+        kept, dropped = _kept(probability)
+        parts.append((x[kept], y[kept], probability[kept], np.full(int(kept.sum()), index), spacing, dropped))
+    x, y, probability, place = (np.concatenate([part[i] for part in parts]) for i in range(4))
+    error = sum(part[5] for part in parts) + model.outputs * (_alias() + erfc(REACH / np.sqrt(2.0)))
+    spacing = parts[0][4]
+    return _grid(x, y, float(np.sum(np.log(spacing))), probability, place, spacing, error)
+
+
+def draw_counts(grid: Grid, n: int, seed: int, replication: int) -> Float[np.ndarray, " M"]:
+    """N ~ Multinomial(n; probability): exactly n i.i.d. draws from the model on the grid.
+
+    Args:
+        grid: its cells.
+        n: sample size, 1 to 10^15.
+        seed, replication: see ``replication_generator``.
+
+    Raises:
+        InputError: for n out of range.
+    """
+    if not 1 <= n <= LARGEST_N:
+        raise InputError(f"n must be between 1 and {LARGEST_N:.0e}, got {n}")
+    generator = replication_generator(seed, n, replication)
+    return generator.multinomial(n, grid.probability).astype(np.float64)
+
+
+def draw_joint(
+    model: GaussianGated, truth: MixingMeasure, n: int, seed: int, replication: int
+) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n o"]]:
+    """n raw i.i.d. draws (x, y) from the continuous Gaussian-gated model."""
+    generator = _raw_generator(seed, n, replication)
+    atoms = jax.tree.map(np.asarray, truth.atoms)
+    weights = np.exp(np.asarray(truth.log_weights))
+    which = generator.choice(len(weights), size=n, p=weights / weights.sum())
+    deviates = generator.standard_normal((n, model.dimension))
+    x = atoms.center[which] + np.einsum("nij,nj->ni", np.linalg.cholesky(atoms.spread)[which], deviates)
+    return x, _outputs(atoms, which, x, generator)
+
+
+def draw_conditional(
+    model: SoftmaxGated,
+    truth: MixingMeasure,
+    x: Float[np.ndarray, "n d"],
+    seed: int,
+    replication: int,
+) -> Float[np.ndarray, "n o"]:
+    """Raw draws of y given the inputs x from the continuous softmax-gated model."""
+    generator = _raw_generator(seed, x.shape[0], replication)
+    atoms = jax.tree.map(np.asarray, truth.atoms)
+    logits = np.asarray(model.log_gate(model.rows(truth), jnp.asarray(x))).T
+    gumbel = generator.gumbel(size=logits.shape)
+    return _outputs(atoms, np.argmax(logits + gumbel, axis=1), x, generator)
+
+
+def _outputs(
+    atoms: GaussianGatedAtom | SoftmaxGatedAtom,
+    which: Int[np.ndarray, " n"],
+    x: Float[np.ndarray, "n d"],
+    generator: np.random.Generator,
+) -> Float[np.ndarray, "n o"]:
+    deviates = generator.standard_normal((len(which), atoms.intercept.shape[1]))
+    noise = np.einsum("nij,nj->ni", np.linalg.cholesky(atoms.noise)[which], deviates)
+    return np.einsum("nij,nj->ni", atoms.slope[which], x) + atoms.intercept[which] + noise
+
+
+def _raw_generator(seed: int, n: int, replication: int) -> np.random.Generator:
+    if n < 1:
+        raise InputError(f"n must be at least 1, got {n}")
+    key = replication_generator(seed, n, replication).integers(2**63, size=4) + RAW_STREAM
+    return np.random.default_rng(key)
+
+
+def _mean_and_deviation(model: GaussianGated, rows: Array) -> tuple[Array, Array]:
+    matrices = jax.vmap(model.matrix)(rows)
+    return jax.vmap(model.mean)(rows), jnp.sqrt(jnp.diagonal(matrices, axis1=1, axis2=2))
+
+
+def _log_densities(
+    model: GaussianGated | SoftmaxGated, rows: Array, x: Float[np.ndarray, "M d"], y: Float[np.ndarray, "M o"]
+) -> Float[np.ndarray, " M"]:
+    return np.asarray(model.log_densities(rows, jnp.asarray(x), jnp.asarray(y)))
+
+
+def _axes(
+    low: Float[np.ndarray, " D"], high: Float[np.ndarray, " D"], least_deviation: Float[np.ndarray, " D"]
+) -> tuple[list[Float[np.ndarray, " points"]], Float[np.ndarray, " D"]]:
+    spacing = SPACING * np.asarray(least_deviation, np.float64)
+    counts = np.ceil((high - low) / spacing).astype(int) + 1
+    if np.prod(counts.astype(float)) > MOST_CELLS:
+        raise InputError(
+            f"a grid of {' x '.join(map(str, counts))} cells is too large: raise the variance floors, or use raw draws"
+        )
+    return [start + step * np.arange(count) for start, step, count in zip(low, spacing, counts, strict=True)], spacing
+
+
+def _alias() -> float:
+    return 2.0 * float(np.exp(-2.0 * np.pi**2 / SPACING**2))
+
+
+def _kept(probability: Float[np.ndarray, " M"]) -> tuple[np.ndarray, float]:
+    kept = probability >= DROPPED / probability.size
+    return kept, float(probability[~kept].sum())
+
+
+def _grid(
+    x: Float[np.ndarray, "M d"],
+    y: Float[np.ndarray, "M o"],
+    log_volume: float,
+    probability: Float[np.ndarray, " M"],
+    place: Int[np.ndarray, " M"],
+    spacing: Float[np.ndarray, " axes"],
+    error: float,
+) -> Grid:
+    return Grid(x, y, np.full(len(x), log_volume), probability / probability.sum(), place, spacing, float(error))

@@ -1,0 +1,167 @@
+"""From a density problem's specification to the objects that are computed with."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from moe_theory.errors import InputError
+from moe_theory.estimation.likelihood import Points
+from moe_theory.estimation.mixture import MixtureSpace
+from moe_theory.models.density import GaussianGated, GaussianGatedAtom, SoftmaxGated, SoftmaxGatedAtom
+from moe_theory.models.measure import MixingMeasure
+from moe_theory.precision import require_x64
+from moe_theory.sampling.grid import Grid, conditional_grid, draw_counts, joint_grid
+from moe_theory.study.density_spec import DensityProblemSpec
+from moe_theory.theory.mixture_losses import Metric, metric_of
+
+COMPACT_CELLS = 1536
+"""Points of the compact form, for sizes up to ``COMPACT_SIZE``."""
+COMPACT_SIZE = 10**5
+
+
+class DensitySetup(NamedTuple):
+    """Everything about a density problem that does not depend on n or the replication.
+
+    Attributes:
+        model: p_G.
+        truth: G*.
+        rows: its moment rows.
+        grid: cells.
+        space: Theta.
+        metric: of the losses.
+        k_fit: atoms of the fit.
+        levels: merges in the coordinates of a step.
+    """
+
+    model: GaussianGated | SoftmaxGated
+    truth: MixingMeasure
+    rows: np.ndarray
+    grid: Grid
+    space: MixtureSpace
+    metric: Metric
+    k_fit: int
+    levels: int
+
+    def points(self, counts: np.ndarray) -> Points:
+        """Counts on the grid as weighted points."""
+        grid = self.grid
+        if isinstance(self.model, GaussianGated):
+            drawn = np.full(1, counts.sum())
+        else:
+            drawn = np.bincount(grid.input, weights=counts)
+        with np.errstate(divide="ignore"):
+            log_base = grid.log_volume + np.log(drawn)[grid.input]
+        return Points(grid.x, grid.y, counts, log_base, np.zeros(()))  # pyright: ignore[reportArgumentType]
+
+    def draw(self, n: int, seed: int, replication: int, compact: bool = False) -> Points:
+        """n i.i.d. draws from the truth on the grid.
+
+        Args:
+            n, seed, replication: see ``draw_counts``.
+            compact: the cells that were drawn alone, as raw points; the same likelihood but for a constant.
+        """
+        counts = draw_counts(self.grid, n, seed, replication)
+        return self.drawn_points(counts) if compact else self.points(counts)
+
+    def drawn_points(self, counts: np.ndarray) -> Points:
+        """The cells with counts as raw points, filled up with points of weight 0 to ``COMPACT_CELLS``.
+
+        Raises:
+            InputError: if more cells than that have counts.
+        """
+        drawn = np.flatnonzero(counts)
+        if drawn.size > COMPACT_CELLS:
+            raise InputError(f"{drawn.size} cells have counts, more than the {COMPACT_CELLS} of the compact form")
+        index = np.concatenate([drawn, np.full(COMPACT_CELLS - drawn.size, drawn[0])])
+        weight = np.where(np.arange(COMPACT_CELLS) < drawn.size, counts[index], 0.0)
+        mass = np.asarray(counts.sum() if isinstance(self.model, GaussianGated) else 0.0)
+        parts = (self.grid.x[index], self.grid.y[index], weight, np.full(COMPACT_CELLS, -np.inf), mass)
+        return Points(*parts)  # pyright: ignore[reportArgumentType]
+
+
+def published_gaussian(setting: str) -> tuple[GaussianGated, MixingMeasure]:
+    """The Gaussian-gated truths of theory section 6, d = 1: 'type-1' and 'type-2'."""
+    second = setting == "type-2"
+    atoms = GaussianGatedAtom(
+        center=_column([0.0 if second else -0.1, 0.1, 0.5]),
+        spread=_column([0.042824, 0.0175, 0.01])[:, :, None],
+        slope=_column([0.40453951, -0.71428571, 0.0])[:, :, None],
+        intercept=_column([0.3 if second else 0.34045395, -0.32857143, 0.2]),
+        noise=_column([0.00887672, 0.02642857, 0.0175])[:, :, None],
+    )
+    return GaussianGated(1), MixingMeasure(jnp.log(jnp.asarray([0.3, 0.4, 0.3])), atoms)
+
+
+def published_softmax() -> tuple[SoftmaxGated, MixingMeasure]:
+    """The softmax-gated truth of theory section 6, d = 1; noise variances, not standard deviations."""
+    atoms = SoftmaxGatedAtom(
+        gate=_column([25.0, 0.0]),
+        slope=_column([-20.0, 20.0])[:, :, None],
+        intercept=_column([15.0, -5.0]),
+        noise=_column([0.3**2, 0.4**2])[:, :, None],
+    )
+    return SoftmaxGated(1), MixingMeasure(jnp.asarray([-8.0, 0.0]), atoms)
+
+
+def build_density(problem: DensityProblemSpec) -> DensitySetup:
+    """The fixed, stated instance of a density problem.
+
+    Theta: locations within three largest standard deviations (softmax gate: three ranges) of the truth's, caps on
+    variances at four times the truth's largest, floors at (deviation_floor times the truth's least deviation)^2.
+    """
+    require_x64()
+    model, truth = published_softmax() if problem.setting == "published" else published_gaussian(problem.setting)
+    levels = min(max(1, problem.k_fit - problem.k_true), problem.k_fit - 1)
+    rows = np.asarray(model.rows(truth))
+    if isinstance(model, GaussianGated):
+        space = _joint_space(model, truth, rows, problem)
+        grid, inputs = joint_grid(model, truth, np.sqrt(np.asarray(space.floor))), None
+    else:
+        inputs = (np.arange(problem.support)[:, None] + 0.5) / problem.support
+        space = _conditional_space(model, truth, inputs, problem)
+        grid = conditional_grid(model, truth, inputs, np.sqrt(np.asarray(space.floor))[model.dimension :])
+    return DensitySetup(model, truth, rows, grid, space, metric_of(model, truth, inputs), problem.k_fit, levels)
+
+
+def _column(values: list[float]) -> jnp.ndarray:
+    return jnp.asarray(values, jnp.float64)[:, None]
+
+
+def _joint_space(
+    model: GaussianGated, truth: MixingMeasure, rows: np.ndarray, problem: DensityProblemSpec
+) -> MixtureSpace:
+    means = rows[:, 1 : 1 + model.joint]
+    diagonal = np.stack([np.diag(np.asarray(model.matrix(jnp.asarray(row)))) for row in rows])
+    reach = 3.0 * np.sqrt(diagonal.max(axis=0))
+    own = (truth.atoms.spread, truth.atoms.noise)
+    least = np.concatenate([np.diagonal(np.asarray(part), axis1=1, axis2=2).min(axis=0) for part in own])
+    return _space(
+        problem, means.min(axis=0) - reach, means.max(axis=0) + reach, 4.0 * diagonal.max(axis=0),
+        problem.deviation_floor**2 * least, np.sqrt(diagonal.mean(axis=0)), np.zeros((1, model.dimension)),
+    )  # fmt: skip
+
+
+def _conditional_space(
+    model: SoftmaxGated, truth: MixingMeasure, inputs: np.ndarray, problem: DensityProblemSpec
+) -> MixtureSpace:
+    gate, slope, intercept, noise = (np.asarray(part) for part in truth.atoms)
+    variance = np.diagonal(noise, axis1=1, axis2=2)
+    gate_reach = 3.0 * np.max(np.abs(gate - gate.mean(axis=0)), axis=0)
+    reach = 3.0 * np.ptp(intercept, axis=0)
+    noise_cap = 4.0 * variance.max(axis=0)
+    slope_cap = 3.0 * np.max(np.abs(slope), axis=(0, 1)) / np.sqrt(noise_cap.min())
+    deviation = np.sqrt(variance.mean(axis=0))
+    return _space(
+        problem,
+        np.concatenate([-gate_reach, intercept.min(axis=0) - reach]),
+        np.concatenate([gate_reach, intercept.max(axis=0) + reach]),
+        np.concatenate([slope_cap, noise_cap]),
+        problem.deviation_floor**2 * np.concatenate([np.ones_like(slope_cap), variance.min(axis=0)]),
+        np.concatenate([1.0 / np.std(inputs, axis=0), deviation]),
+        inputs,
+    )
+
+
+def _space(problem: DensityProblemSpec, *arrays: np.ndarray) -> MixtureSpace:
+    return MixtureSpace(jnp.asarray(problem.weight_floor), *(jnp.asarray(each) for each in arrays))

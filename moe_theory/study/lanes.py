@@ -1,0 +1,159 @@
+"""The part of a sweep that every kind of model shares: lanes fitted as places fall free, starts judged, rows made."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+
+from moe_theory.estimation.certificate import SPREAD, Certificate, explain
+from moe_theory.estimation.pool import Finished, Lane, Pool
+from moe_theory.estimation.trust_region import CONVERGED, State
+
+Gap = tuple[int, int, int]
+"""(n, first replication, how many)."""
+
+COMPILE_SIZE = 10_000
+"""Sample size of the replication that is fitted, and forgotten, to compile."""
+
+STATUS = {0: "running", 1: "converged", 2: "iteration_limit", 3: "stalled", 4: "dominated"}
+
+
+@dataclass
+class Replication:
+    """One data set and the ends of its lanes."""
+
+    n: int
+    number: int
+    data: Any
+    truth_value: float
+    kinds: tuple[str, ...]
+    starts: np.ndarray
+    ends: list[Finished] = field(default_factory=list)
+
+    @property
+    def finished(self) -> bool:
+        return len(self.ends) == len(self.kinds)
+
+
+class AbstractReplicator(ABC):
+    """Computes the rows of one sweep; every array shape is compiled once.
+
+    Args:
+        pool: fits lanes.
+        block: lanes that one compiled call measures together.
+    """
+
+    def __init__(self, pool: Pool, block: int):
+        self._pool, self._block = pool, block
+
+    @abstractmethod
+    def draw(self, n: int, number: int) -> Replication:
+        """The data and the starts of one replication."""
+
+    @abstractmethod
+    def rows(self, members: list[Replication]) -> pd.DataFrame:
+        """One row per replication, all of whose lanes have ended."""
+
+    def compile(self) -> None:
+        """Compile (or load from the compilation cache) everything that a cell needs, by one throw-away replication."""
+        for _ in self.cells([(COMPILE_SIZE, 0, 1)]):
+            pass
+
+    def cells(self, gaps: Iterable[Gap]) -> Iterator[tuple[Gap, pd.DataFrame]]:
+        """Fit the gaps and yield (gap, rows) as each is finished.
+
+        Args:
+            gaps: cells to compute; each is taken when there is room for its first lane.
+        """
+        self._owners: list[Replication] = []
+        self._begun = time.monotonic()
+        waiting: dict[Gap, list[Replication]] = {}
+        lanes = self._lanes(gaps, waiting)
+        for end in self._pool.run(lanes):
+            owner = self._owners[end.owner]
+            owner.ends.append(end)
+            for gap, members in list(waiting.items()):
+                if len(members) == gap[2] and all(member.finished for member in members):
+                    del waiting[gap]
+                    yield gap, self._timed(self.rows(members))
+
+    def _timed(self, frame: pd.DataFrame) -> pd.DataFrame:
+        frame["seconds"] = time.monotonic() - self._begun
+        return frame
+
+    def _lanes(self, gaps: Iterable[Gap], waiting: dict[Gap, list[Replication]]) -> Iterator[Lane]:
+        """The first start of every replication of a gap, then the second: the sooner one converges, the sooner others
+        of its replication can be seen to be dominated."""
+        for gap in gaps:
+            n, first, count = gap
+            waiting[gap] = []
+            for number in range(first, first + count):
+                owner = self.draw(n, number)
+                self._owners.append(owner)
+                waiting[gap].append(owner)
+            begun = len(self._owners) - count
+            for start in range(max(len(owner.starts) for owner in waiting[gap])):
+                for place, owner in enumerate(waiting[gap], begun):
+                    if start < len(owner.starts):
+                        yield Lane(place, owner.data, owner.starts[start])
+
+    def padded(self, function: Any, *arguments: Any) -> Any:
+        """Apply a vmapped function in blocks of the sweep's size, the last one filled up with its first lane."""
+        total = jax.tree.leaves(arguments)[0].shape[0]
+        size = self._block
+        parts = []
+        for first in range(0, total, size):
+            index = np.arange(first, first + size)
+            index = np.where(index < total, index, first)
+            part = function(*jax.tree.map(lambda leaf, at=index: leaf[at], arguments))
+            keep = min(size, total - first)
+            parts.append(jax.tree.map(lambda leaf, keep=keep: np.asarray(leaf)[:keep], part))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def judge_starts(
+    member: Replication, certificates: Certificate, states: State
+) -> tuple[dict[str, Any], int, int | None]:
+    """Choose the replication's fit among its starts and say how sure that is: (row, best lane, best untied lane)."""
+    excess, passed = certificates.excess, certificates.passed
+    best = int(np.argmin(np.where(passed, excess, np.inf))) if passed.any() else int(np.nanargmin(excess))
+    lower = np.flatnonzero(~passed & (excess < excess[best] - SPREAD) & (states.status != 4))
+    certified = bool(passed[best]) and lower.size == 0
+    own = jax.tree.map(lambda leaf: leaf[best], certificates)
+    reason = explain(own) if lower.size == 0 else f"{lower.size} uncertified starts reached a lower objective"
+    status = "converged_at_bound" if certified and own.at_bound else STATUS[int(states.status[best])]
+    if not certified and status == "converged":
+        status = "not_certified"
+    untied = np.array([kind == "untied" for kind in member.kinds]) & passed
+    far = int(np.argmin(np.where(untied, excess, np.inf))) if untied.any() else None
+    row = {
+        "n": member.n,
+        "replication": member.number,
+        "status": status,
+        "certified": certified,
+        "reason": reason,
+        "excess": float(excess[best]),
+        "decrement": float(own.decrement),
+        "gap": float(own.gap),
+        "at_bound": bool(own.at_bound),
+        "iterations": int(states.iterations[best]),
+        "total_iterations": int(states.iterations.sum()),
+        "start": member.kinds[best],
+        "starts": len(member.kinds),
+        "starts_certified": int(passed.sum()),
+        "starts_agreeing": int((passed & (excess <= excess[best] + SPREAD)).sum()),
+        "spread": float(np.max(excess[passed]) - excess[best]) if passed.any() else np.nan,
+        "far_excess": float(excess[far] - excess[best]) if far is not None else np.nan,
+        "untied_agrees": far is not None and float(excess[far] - excess[best]) <= SPREAD,
+        "converged_starts": int((states.status == CONVERGED).sum()),
+    }
+    return row, best, far
+
+
+def stacked(trees: list[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)

@@ -1,0 +1,100 @@
+"""Exact sampling on a grid: its error bound, its moments, and the same law as raw draws."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import chi2, ks_2samp
+
+from moe_theory.errors import InputError
+from moe_theory.sampling.grid import DROPPED, conditional_grid, draw_conditional, draw_counts, draw_joint, joint_grid
+from moe_theory.study.density_problem import published_gaussian, published_softmax
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+FLOOR = np.array([0.065, 0.061])
+
+
+@pytest.fixture(scope="module")
+def joint():
+    model, truth = published_gaussian("type-1")
+    return model, truth, joint_grid(model, truth, FLOOR)
+
+
+def test_grid_sums_equal_integrals(joint):
+    """Total mass, and mean and covariance of (x, y), to rounding; the stated bound holds."""
+    model, truth, grid = joint
+    mass = np.exp(
+        np.asarray(model.log_densities(model.rows(truth), jnp.asarray(grid.x), jnp.asarray(grid.y))) + grid.log_volume
+    )
+    assert abs(mass.sum() - 1.0) < 1e-14
+    assert grid.error < 2 * DROPPED
+    z = np.concatenate([grid.x, grid.y], axis=1)
+    weights = np.exp(np.asarray(truth.log_weights))
+    means = np.asarray(jax.vmap(model.mean)(model.rows(truth)))
+    matrices = np.asarray(jax.vmap(model.matrix)(model.rows(truth)))
+    mean = weights @ means
+    second = np.einsum("i,ijk->jk", weights, matrices + means[:, :, None] * means[:, None])
+    np.testing.assert_allclose(grid.probability @ z, mean, atol=1e-14)
+    np.testing.assert_allclose((grid.probability[:, None] * z).T @ z, second, atol=1e-14)
+
+
+def test_narrow_models_of_theta_are_summed_to_rounding_too(joint):
+    """The narrowest Gaussian that the floors allow, anywhere between the grid's points."""
+    _, _, grid = joint
+    for shift in np.linspace(0.0, 1.0, 5):
+        center = np.array([0.1, 0.05]) + shift * grid.spacing
+        apart = (np.concatenate([grid.x, grid.y], axis=1) - center) / FLOOR
+        mass = np.prod(grid.spacing) * np.exp(-0.5 * np.sum(apart**2, axis=1)) / (2 * np.pi * np.prod(FLOOR))
+        assert abs(mass.sum() - 1.0) < 1e-14
+
+
+def test_counts_are_exact_at_10_to_the_15_and_depend_on_their_key_alone(joint):
+    grid = joint[2]
+    counts = draw_counts(grid, 10**15, 0, 3)
+    assert counts.sum() == 10**15
+    np.testing.assert_array_equal(counts, draw_counts(grid, 10**15, 0, 3))
+    assert np.any(counts != draw_counts(grid, 10**15, 0, 4))
+    large = grid.probability > 1e-6
+    deviation = (counts - 1e15 * grid.probability)[large] / np.sqrt(1e15 * grid.probability[large])
+    assert abs(deviation.std() - 1.0) < 4.0 / np.sqrt(2.0 * large.sum())
+
+
+def test_raw_draws_have_the_law_of_the_grid(joint):
+    """Mean and covariance of raw draws against the grid's, by a chi-square test on their standard errors."""
+    model, truth, grid = joint
+    n = 40_000
+    x, y = draw_joint(model, truth, n, 0, 0)
+    z = np.concatenate([grid.x, grid.y], axis=1)
+    features = lambda points: np.column_stack([points, points**2, points[:, :1] * points[:, 1:]])  # noqa: E731
+    expected = grid.probability @ features(z)
+    spread = (grid.probability[:, None] * (features(z) - expected)).T @ (features(z) - expected)
+    gap = features(np.concatenate([x, y], axis=1)).mean(axis=0) - expected
+    statistic = n * gap @ np.linalg.solve(spread, gap)
+    assert chi2.sf(statistic, 5) > 1e-4
+
+
+def test_conditional_draws_have_the_law_of_the_grid():
+    model, truth = published_softmax()
+    support = (np.arange(8)[:, None] + 0.5) / 8
+    grid = conditional_grid(model, truth, support, np.array([0.2]))
+    assert grid.error < 2 * DROPPED
+    np.testing.assert_allclose(np.bincount(grid.input, weights=grid.probability), 1 / 8, atol=1e-14)
+    rng = np.random.default_rng(0)
+    raw = draw_conditional(model, truth, np.repeat(support[2:3], 3000, axis=0), 0, 0)[:, 0]
+    own = grid.input == 2
+    cells = rng.choice(grid.y[own, 0], size=3000, p=grid.probability[own] / grid.probability[own].sum())
+    cells = cells + grid.spacing[0] * rng.uniform(-0.5, 0.5, size=3000)
+    _, p = ks_2samp(raw, cells)
+    assert float(p) > 1e-4  # pyright: ignore[reportArgumentType]
+
+
+def test_impossible_requests_are_refused(joint):
+    model, truth, grid = joint
+    with pytest.raises(InputError, match="between 1 and 1e"):
+        draw_counts(grid, 10**16, 0, 0)
+    with pytest.raises(InputError, match="raise the variance floors"):
+        joint_grid(model, truth, np.array([1e-4, 1e-4]))
+    with pytest.raises(InputError, match="at least 1"):
+        draw_joint(model, truth, 0, 0, 0)
+    assert bool(jnp.all(jnp.asarray(grid.probability) > 0))
