@@ -13,7 +13,7 @@ from moe_theory.theory.comparisons import COMPARISONS
 
 COMPARISON = COMPARISONS["hora-vs-mh-lora"]
 CLAIMS = COMPARISON.parts
-SIZES = "1e5:1e11:4"
+SIZES = "1e7:1e13:4"
 REPLICATIONS = 16
 SEED = 0
 

@@ -52,14 +52,15 @@ def test_every_density_claim_makes_the_sweep_that_its_name_says(claim):
 def test_every_claim_makes_a_valid_default_sweep_of_its_own_kind(claim):
     sweep = sweep_of(claim)
     assert isinstance(sweep, SweepSpec)
-    grid = (10**5, 10**11, 4) if claim.sweep.get("sizes") else (10**3, 10**12, 10)
+    series = re.search(r"-h(\d)$", claim.id)
+    table = (10**7, 10**13, 4) if series else (10**5, 10**11, 4)
+    grid = table if claim.sweep.get("sizes") else (10**3, 10**12, 10)
     assert (sweep.sizes[0], sweep.sizes[-1], len(sweep.sizes)) == grid
     problem = sweep.problem
     assert (problem.dimension, problem.rank, problem.k_true, problem.sigma) == (4, 1, 2, 1.0)
     assert problem.k_fit == {"exact": 2, "over": 3}[claim.specification]
     named = claim.id.removeprefix("mh-")
     assert problem.adapter == max((a for a in ADAPTERS if named.startswith(f"{a}-")), key=len)
-    series = re.search(r"-h(\d)$", claim.id)
     usual = 2 if claim.id.startswith(("mh-", "hora-")) else 1
     assert problem.heads == (int(series[1]) if series else usual)
     assert problem.gate == ("gaussian" if "gaussian" in claim.id else "attention")
