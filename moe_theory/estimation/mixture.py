@@ -79,9 +79,13 @@ def _covariance_slacks(model: AbstractDensity, space: MixtureSpace, matrix: Floa
 
 
 def _pivots(matrix: Float[Array, "s s"], least: Float[Array, " s"]) -> Float[Array, " s"]:
-    """Pivots of matrix - diag(least): all positive if and only if it is positive definite."""
+    """p / (p + least) for the pivots p of matrix - diag(least): all positive if and only if that is positive definite.
+
+    For one variance v it is 1 - least / v, of order one wherever the variance is not near its floor.
+    """
     root = jnp.linalg.cholesky(0.5 * (matrix + matrix.T) - jnp.diag(least))
-    return jnp.diagonal(root) ** 2
+    pivots = jnp.diagonal(root) ** 2
+    return pivots / (pivots + least)
 
 
 class MixtureProblem(AbstractProblem):
@@ -124,6 +128,22 @@ class MixtureProblem(AbstractProblem):
         rows = rows.at[:, 0].divide(jnp.sum(rows[:, 0]))
         rows = rows.at[:, 1:last].add(-jnp.mean(rows[:, 1:last], axis=0, keepdims=True))
         return rows.reshape(-1)
+
+
+class MixtureKind(NamedTuple):
+    """Makes problems of one model; equal ones share compiled code (``pool.programs``).
+
+    Attributes:
+        model: p_G.
+        levels: merges in the coordinates of a step.
+    """
+
+    model: AbstractDensity
+    levels: int
+
+    def __call__(self, space: MixtureSpace, points: Points) -> MixtureProblem:
+        """The problem of one lane."""
+        return MixtureProblem(self.model, space, self.levels, points)
 
 
 class MixtureView(AbstractView):

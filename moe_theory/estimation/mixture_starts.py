@@ -32,6 +32,11 @@ LIGHTER = 0.25
 """Share of the lighter part of a split."""
 
 
+_part = jax.jit(parted, static_argnums=0)
+_sweep = jax.jit(em, static_argnums=(0, 4))
+_slacks = jax.jit(slacks, static_argnums=0)
+
+
 class MixturePlan(NamedTuple):
     """How many starts of which kind.
 
@@ -83,9 +88,6 @@ class MixtureStartMaker:
         plan: MixturePlan,
     ):
         self._model, self._space, self._k, self._truth, self._plan = model, space, k, truth, plan
-        self._part = jax.jit(lambda atom, differences: parted(model, atom, differences))
-        self._sweep = jax.jit(lambda rows, points: em(model, space, rows, points, SWEEPS))
-        self._slacks = jax.jit(lambda rows: slacks(model, space, rows))
 
     def make(self, n: int, seed: int, replication: int, points: Points) -> Starts:
         """All starts of one replication, inside Theta."""
@@ -132,13 +134,13 @@ class MixtureStartMaker:
             if self._d > 2:
                 direction[1:-1] = 0.5 * rng.standard_normal(self._d - 2)
             differences = np.concatenate([[tilt], size * scale * direction, np.zeros(rows.shape[1] - 1 - self._d)])
-            both = np.asarray(self._part(jnp.asarray(rows[cell]), jnp.asarray(differences)))
+            both = np.asarray(_part(self._model, jnp.asarray(rows[cell]), jnp.asarray(differences)))
             rows[cell] = both[0]
             rows = np.vstack([rows, both[1:]])
         return rows
 
     def _untied(self, points: Points, rng: np.random.Generator) -> np.ndarray:
-        return np.asarray(self._sweep(jnp.asarray(self.spread_out(points, rng)), points))
+        return np.asarray(_sweep(self._model, self._space, jnp.asarray(self.spread_out(points, rng)), points, SWEEPS))
 
     def spread_out(self, points: Points, rng: np.random.Generator) -> Float[np.ndarray, "k q"]:
         """Rows with centres drawn from the data as by k-means++ and the data's covariance, before any EM."""
@@ -172,7 +174,7 @@ class MixtureStartMaker:
         safe = self._safe(rows)
         for share in (0.0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95):
             tried = (1.0 - share) * rows + share * safe
-            least = np.min(np.asarray(self._slacks(jnp.asarray(tried))))
+            least = np.min(np.asarray(_slacks(self._model, self._space, jnp.asarray(tried))))
             if np.isfinite(least) and least > 1e-3:
                 return tried
         raise InputError("no start lies inside the parameter space: lower weight_floor or widen the box")

@@ -6,6 +6,7 @@ its neighbours. Every local device holds a block of its own and all advance at o
 same code serves one CPU, one GPU or several.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -58,6 +59,19 @@ class Finished(NamedTuple):
     state: State
 
 
+@functools.lru_cache(maxsize=64)
+def programs(kind: Callable[..., AbstractProblem]) -> tuple[Any, Any]:
+    """The compiled first look and ``STEPS`` iterations of a kind of problem, shared by all of its pools."""
+
+    def begin(common: tuple[Any, ...], data: Any, z: jax.Array) -> State:
+        return initial_state(kind(*common, data), z)
+
+    def advance(common: tuple[Any, ...], data: Any, state: State) -> State:
+        return jax.lax.fori_loop(0, STEPS, lambda _, now: step(kind(*common, data), now), state)
+
+    return jax.jit(jax.vmap(begin, (None, 0, 0))), jax.jit(jax.vmap(advance, (None, 0, 0)))
+
+
 class _Block:
     """The lanes at work on one device."""
 
@@ -88,7 +102,8 @@ class Pool:
     """Runs lanes of one kind of problem.
 
     Args:
-        kind: makes a lane's problem of what all lanes share and of its data, ``kind(*shared, data)``.
+        kind: makes a lane's problem of what all lanes share and of its data, ``kind(*shared, data)``; hashable, and
+            equal kinds share their compiled code.
         shared: the same for all lanes, such as a chart and a design.
         lanes: block size on each device.
     """
@@ -96,15 +111,7 @@ class Pool:
     def __init__(self, kind: Callable[..., AbstractProblem], shared: tuple[Any, ...], lanes: int = 64):
         self.lanes = lanes
         self._shared = {device: jax.device_put(shared, device) for device in jax.local_devices()}
-
-        def begin(common: tuple[Any, ...], data: Any, z: jax.Array) -> State:
-            return initial_state(kind(*common, data), z)
-
-        def advance(common: tuple[Any, ...], data: Any, state: State) -> State:
-            return jax.lax.fori_loop(0, STEPS, lambda _, now: step(kind(*common, data), now), state)
-
-        self._begin = jax.jit(jax.vmap(begin, (None, 0, 0)))
-        self._advance = jax.jit(jax.vmap(advance, (None, 0, 0)))
+        self._begin, self._advance = programs(kind)
 
     def run(self, waiting: Iterator[Lane]) -> Iterator[Finished]:
         """Yield every lane as it finishes; lanes are taken from the iterator as places fall free."""

@@ -9,7 +9,7 @@ import pandas as pd
 
 from moe_theory.estimation.certificate import Certificate, certify
 from moe_theory.estimation.likelihood import Points, objective
-from moe_theory.estimation.mixture import MixtureProblem, shares
+from moe_theory.estimation.mixture import MixtureKind, shares
 from moe_theory.estimation.mixture_starts import MixtureStartMaker, mixture_plan_named
 from moe_theory.estimation.pool import Pool
 from moe_theory.estimation.trust_region import State
@@ -31,13 +31,11 @@ class DensityReplicator(AbstractReplicator):
         plan = mixture_plan_named(sweep.starts)
         self._compact = sweep.sizes[-1] <= COMPACT_SIZE
         self._maker = MixtureStartMaker(setup.model, setup.space, setup.k_fit, setup.rows, plan)
+        self._problem = MixtureKind(setup.model, setup.levels)
         super().__init__(Pool(self._problem, (setup.space,), sweep.block), sweep.block)
         self._certify = jax.jit(jax.vmap(self._certify_lane))
         self._measure = jax.jit(jax.vmap(self._measure_lane))
         self._value = jax.jit(lambda points: objective(setup.model, jnp.asarray(setup.rows), points))
-
-    def _problem(self, space: Any, data: Points) -> MixtureProblem:
-        return MixtureProblem(self.setup.model, space, self.setup.levels, data)
 
     def draw(self, n: int, number: int) -> Replication:
         """The counts of n draws, and starts."""

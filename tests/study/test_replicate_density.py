@@ -1,0 +1,58 @@
+"""Rows of a density sweep, and the compact form of its data."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from moe_theory.errors import InputError
+from moe_theory.estimation.likelihood import objective
+from moe_theory.study.density_problem import COMPACT_CELLS, build_density
+from moe_theory.study.density_spec import DensityProblemSpec, DensitySweepSpec
+from moe_theory.study.replicate_density import DensityReplicator
+from moe_theory.study.sweep import smoke_of, sweep_of
+from moe_theory.theory.claims import claim_named
+
+value = jax.jit(objective, static_argnums=0)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("setting", ["type-1", "published"])
+def test_the_compact_form_has_the_same_likelihood(setting):
+    """Differences of F between two measures, from all cells and from those that were drawn."""
+    soft = setting == "published"
+    spec: dict[str, Any] = {
+        "family": "softmax-gated" if soft else "gaussian-gated",
+        "setting": setting,
+        "k_true": 2 if soft else 3,
+    }
+    setup = build_density(DensityProblemSpec(**spec, k_fit=spec["k_true"]))
+    rows = [jnp.asarray(setup.rows), jnp.asarray(setup.rows * np.linspace(0.98, 1.01, setup.rows.shape[1]))]
+    gaps = []
+    for compact in (False, True):
+        points = setup.draw(10**4, 0, 0, compact)
+        assert float(np.sum(points.weight)) == 10**4
+        gaps.append(float(value(setup.model, rows[1], points) - value(setup.model, rows[0], points)))
+    assert gaps[1] == pytest.approx(gaps[0], rel=1e-9)
+
+
+def test_a_sample_that_needs_more_cells_has_no_compact_form():
+    setup = build_density(DensityProblemSpec())
+    with pytest.raises(InputError, match=str(COMPACT_CELLS)):
+        setup.draw(10**12, 0, 0, compact=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gaussian-gated-type1-k4", "softmax-gated-k3"])
+def test_rows_of_a_smoke_sweep_are_certified_and_have_every_column(name):
+    claim = claim_named(name)
+    sweep = sweep_of(claim, **smoke_of(claim))
+    assert isinstance(sweep, DensitySweepSpec)
+    ((_, frame),) = DensityReplicator(sweep).cells([(10**8, 0, 4)])
+    assert list(frame["replication"]) == [0, 1, 2, 3]
+    assert np.mean(frame["certified"].to_numpy(dtype=float)) >= 0.75
+    for measure in (claim.main, *claim.others):
+        assert measure.column in frame
+    assert np.all(frame["D"].to_numpy(dtype=float) > 0.0)
