@@ -18,7 +18,7 @@ Gap = tuple[int, int, int]
 """(n, first replication, how many)."""
 
 COMPILE_SIZE = 10**10
-"""Sample size of the replication that is fitted, and forgotten, to compile: large, where models with many parameters are
+"""Sample size of the replication that is fitted, and forgotten, to compile: large, where models of many parameters are
 near their laws too and a fit ends soon (eight heads of LoRA at 10^4 took a quarter of an hour)."""
 
 STATUS = {0: "running", 1: "converged", 2: "iteration_limit", 3: "stalled", 4: "dominated"}
