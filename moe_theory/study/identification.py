@@ -79,7 +79,7 @@ class Certified:
         sure = "infinite" if np.isinf(first.rank.gap) else f"{first.rank.gap:.1e}"
         singular = "SINGULAR at this truth" if first.is_singular else "positive"
         lines = [
-            ("model", f"{self.name} ({settings})"),
+            ("model", f"{self.name} ({settings})" if settings else self.name),
             ("first-order margin", f"{first.margin:.3g}, {singular} (condition {first.condition:.2g})"),
             ("gauge", f"{self.found.gauge_dimension} dimensions; each atom: {gauge}; common: {common}"),
             *(("second-order margin" if i == 0 else "", _cell_words(each)) for i, each in enumerate(self.found.cells)),
