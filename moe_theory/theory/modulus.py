@@ -3,7 +3,7 @@
 Every measure G that is found is a certificate of its own: with delta = || f_G - f_{G*} || and D = D(G, G*), both
 computed at G, omega(delta) >= D. Candidates are, for amplitudes t over several decades,
 
-- the best split of each true atom at amplitude t, everything else free (``visibility.descend``), from several starts;
+- the best split of each true atom at amplitude t, everything else free (``visibility.descend``);
 - the motion of all atoms by t along the direction of the first-order margin, which D feels at power one.
 
 The least-squares error tracks omega(sigma sqrt(p / n)): a log-log slope a of omega means the rate n^(-a/2), without any
@@ -27,9 +27,8 @@ from moe_theory.theory.margins import Cell, FirstOrder, Mixture, SecondOrder, ch
 from moe_theory.theory.visibility import RESOLVED, descend, measure_of
 from moe_theory.theory.voronoi import Points, losses
 
-AMPLITUDES = tuple(0.4 * 0.25**step for step in range(6))
-"""t from 0.4 down to 4e-4: distances t^2 from 10^-1 to 10^-7."""
-STARTS = 2
+AMPLITUDES = (0.4, 0.08, 0.016, 0.0032, 0.00064)
+"""t: distances t^2 from 10^-1 to 10^-7."""
 RANGE = (1e-6, 1e-1)
 """delta over which the slope is taken."""
 
@@ -128,17 +127,14 @@ def _splits(
     mixture: Mixture, cell: Cell, second: SecondOrder, amplitudes: Sequence[float]
 ) -> list[tuple[float, float]]:
     """(distance, D_12) of the best splits of one atom in two."""
-    factor = second.limited[2].factors[0]
-    rng = np.random.default_rng(0)
-    placed = [np.array([[1.0], [-1.0]]), rng.standard_normal((2, 1))][:STARTS]
+    direction = cell.chart.lifts @ second.limited[2].factors[0][:, 0]
     pairs = []
     for amplitude in amplitudes:
-        for points in placed:
-            apart = amplitude * points @ (cell.chart.lifts @ factor).T
-            free, distance = descend(mixture, cell, apart, amplitude)
-            measures = measure_of(mixture, cell.place, cell.atom, free)
-            loss = sum(float(_measured(own, *measure)[1]) for own, measure in zip(mixture, measures, strict=True))
-            pairs.append((distance, loss))
+        apart = amplitude * np.stack([direction, -direction])
+        free, distance = descend(mixture, cell, apart, amplitude)
+        measures = measure_of(mixture, cell.place, cell.atom, free)
+        loss = sum(float(_measured(own, *measure)[1]) for own, measure in zip(mixture, measures, strict=True))
+        pairs.append((distance, loss))
     return pairs
 
 
