@@ -4,6 +4,7 @@ JAX is imported when the command runs, so that ``--help`` answers at once.
 """
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -22,6 +23,8 @@ Dimension = Annotated[int | None, typer.Option(help="Width d of inputs and outpu
 KTrue = Annotated[int | None, typer.Option(help="True atoms.")]
 Anchored = Annotated[bool | None, typer.Option("--anchored/--no-anchor", help="One frozen atom, or none.")]
 Seed = Annotated[int | None, typer.Option("--problem-seed", help="Draws truth, matrices and support.")]
+WithModulus = Annotated[bool, typer.Option("--modulus", help="Also bound the modulus of continuity from below.")]
+Figures = Annotated[Path | None, typer.Option(help="Folder for the figure of the modulus; implies --modulus.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -38,6 +41,8 @@ def certify(
     heads: Heads = None,
     anchored: Anchored = None,
     problem_seed: Seed = None,
+    modulus: WithModulus = False,
+    figures: Figures = None,
     as_json: AsJson = False,
 ) -> None:
     """Say at which rate a model's parameters can be estimated, and which are to blame if not: no sample is drawn.
@@ -53,7 +58,8 @@ def certify(
         "magnitudes": magnitudes, "tau": None if tau is None else _tau(tau), "eta": eta, "heads": heads,
         "anchored": anchored, "problem_seed": problem_seed,
     }  # fmt: skip
-    answer = certified(model, {name: value for name, value in options.items() if value is not None})
+    given = {name: value for name, value in options.items() if value is not None}
+    answer = certified(model, given, figures, modulus or figures is not None)
     typer.echo(json.dumps(answer.as_json(), allow_nan=False) if as_json else answer.as_text())
 
 

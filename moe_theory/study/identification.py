@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from moe_theory.errors import InputError
+from moe_theory.study.moduli import modulus_figure, modulus_of
 from moe_theory.study.problem import build
 from moe_theory.study.report import predicted_words
 from moe_theory.study.spec import ADAPTERS, ProblemSpec, free_parameters, specify
@@ -14,13 +16,17 @@ from moe_theory.theory.claims import CLAIMS
 from moe_theory.theory.families import mixture_of
 from moe_theory.theory.identifiability import CellVerdict, Identifiability, identify
 from moe_theory.theory.laws import Prediction
-from moe_theory.theory.margins import POSITIVE, RELATIVE_ZERO, Mixture
+from moe_theory.theory.margins import POSITIVE, RELATIVE_ZERO
+from moe_theory.theory.modulus import Modulus
 
 DEFAULTS = {
     "lora": "lora-over", "replora": "replora-linear-over", "dora": "dora-over", "doran": "doran-over",
     "hora": "hora-over", "hora-heads": "hora-heads-over", "dial": "dial-eta-0.7",
 }  # fmt: skip
 """The claim whose settings an adapter's name stands for."""
+
+DELTAS = np.array([1e-1, 1e-3, 1e-6])
+"""Distances at which the text tells the modulus."""
 
 CELL_SIZES = (2, 3)
 """Atoms of an over-fitted cell whose law is told."""
@@ -34,11 +40,13 @@ class Certified:
         name: of the model.
         settings: that differ from the defaults.
         found: margins, visibility, laws, blame.
+        modulus: lower bounds of the modulus of continuity, where they were asked for.
     """
 
     name: str
     settings: Mapping[str, Any]
     found: Identifiability
+    modulus: Modulus | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; keys as the command line promises them."""
@@ -68,6 +76,7 @@ class Certified:
                 "blocks": {each.block: round(each.per_cent, 1) for each in worst.blame},
                 "words": blame_words(worst),
             },
+            "modulus": None if self.modulus is None else _modulus_json(self.modulus),
         }
 
     def as_text(self) -> str:
@@ -79,7 +88,7 @@ class Certified:
         sure = "infinite" if np.isinf(first.rank.gap) else f"{first.rank.gap:.1e}"
         singular = "SINGULAR at this truth" if first.is_singular else "positive"
         lines = [
-            ("model", f"{self.name} ({settings})"),
+            ("model", f"{self.name} ({settings})" if settings else self.name),
             ("first-order margin", f"{first.margin:.3g}, {singular} (condition {first.condition:.2g})"),
             ("gauge", f"{self.found.gauge_dimension} dimensions; each atom: {gauge}; common: {common}"),
             *(("second-order margin" if i == 0 else "", _cell_words(each)) for i, each in enumerate(self.found.cells)),
@@ -90,6 +99,7 @@ class Certified:
                 ("", f"over-fitted cell of {atoms} atoms: {_law_words(self.found.law(atoms))}")
                 for atoms in CELL_SIZES
             ),
+            *([] if self.modulus is None else [("modulus", _modulus_words(self.modulus))]),
             ("blame", blame_words(worst)),
             (
                 "how sure",
@@ -99,6 +109,22 @@ class Certified:
             ),
         ]  # fmt: skip
         return "\n".join(f"{name:<20} {text}" for name, text in lines)
+
+
+def _modulus_json(found: Modulus) -> dict[str, Any]:
+    return {
+        "slope": found.slope,
+        "rate_of_loss": -0.5 * found.slope,
+        "distances": found.distances.tolist(),
+        "losses": found.losses.tolist(),
+    }
+
+
+def _modulus_words(found: Modulus) -> str:
+    ends = ", ".join(
+        f"{float(loss):.2g} at delta = {delta:g}" for delta, loss in zip(DELTAS, found.at(DELTAS), strict=True)
+    )
+    return f"D_12 is at least {ends}: slope {found.slope:.2f}, that is n^{-0.5 * found.slope:.2f}"
 
 
 def _law_words(law: Prediction | None) -> str:
@@ -179,22 +205,27 @@ def problem_of(model: str, changes: Mapping[str, Any]) -> ProblemSpec:
     return specify(ProblemSpec, {"support": support, **settings, "k_fit": k_fit})
 
 
-def mixture_for(problem: ProblemSpec) -> Mixture:
-    """The problem's model at its truth, as margins see it."""
-    setup = build(problem)
-    return mixture_of(setup.model, setup.truth, setup.design)
-
-
-def certified(model: str, changes: Mapping[str, Any]) -> Certified:
+def certified(
+    model: str, changes: Mapping[str, Any], figures: Path | None = None, with_modulus: bool = False
+) -> Certified:
     """Certify a registered model.
 
     Args:
         model, changes: see ``problem_of``.
+        figures: folder for the figure of the modulus; None for no figure.
+        with_modulus: whether to bound the modulus of continuity.
 
     Raises:
         InputError: as ``problem_of``.
+        StoreError: the figure cannot be written.
     """
     problem = problem_of(model, changes)
+    setup = build(problem)
+    mixture = mixture_of(setup.model, setup.truth, setup.design)
+    found = identify(mixture)
+    bounds = modulus_of(setup, mixture, found) if with_modulus else None
+    if bounds is not None and figures is not None:
+        modulus_figure(model, bounds, problem.sigma, figures / f"modulus-{model}")
     told = problem.model_dump(exclude_defaults=True, exclude={"k_fit", "support"})
     settings = {"dimension": problem.dimension, "rank": problem.rank, "k_true": problem.k_true, "gate": problem.gate}
-    return Certified(model, {**settings, **told}, identify(mixture_for(problem)))
+    return Certified(model, {**settings, **told}, found, bounds)

@@ -95,7 +95,7 @@ class AbstractSet(eqx.Module):
 
     def known_gauge(
         self, atom: Float[Array, " q"], common: Float[Array, " c"]
-    ) -> tuple[tuple[str, Float[Array, "g q"]], ...]:
+    ) -> tuple[tuple[str, Float[Array, "_ q"]], ...]:
         """Motions of one atom that are known in closed form to change nothing, with their names."""
         return ()
 
@@ -124,7 +124,7 @@ class AbstractView(eqx.Module):
     @abc.abstractmethod
     def known_gauge(
         self, atom: Float[Array, " q"], common: Float[Array, " c"]
-    ) -> tuple[tuple[str, Float[Array, "g q"]], ...]:
+    ) -> tuple[tuple[str, Float[Array, "_ q"]], ...]:
         """See ``AbstractSet.known_gauge``."""
 
 
@@ -166,7 +166,7 @@ class SoftmaxSet(AbstractSet):
 
     def known_gauge(
         self, atom: Float[Array, " q"], common: Float[Array, " c"]
-    ) -> tuple[tuple[str, Float[Array, "g q"]], ...]:
+    ) -> tuple[tuple[str, Float[Array, "_ q"]], ...]:
         """The view's."""
         return self.view.known_gauge(atom, common)
 
@@ -259,7 +259,7 @@ class ModelView(AbstractView):
 
     def known_gauge(
         self, atom: Float[Array, " q"], common: Float[Array, " c"]
-    ) -> tuple[tuple[str, Float[Array, "g q"]], ...]:
+    ) -> tuple[tuple[str, Float[Array, "_ q"]], ...]:
         """GL(r) of the products, and what else the gate is known not to see."""
         one, _ = self._tree(atom, common)
         flat = jax.vmap(lambda tangent: ravel_pytree(tangent)[0])
@@ -299,7 +299,7 @@ class FunctionView(AbstractView):
 
     def known_gauge(
         self, atom: Float[Array, " q"], common: Float[Array, " c"]
-    ) -> tuple[tuple[str, Float[Array, "g q"]], ...]:
+    ) -> tuple[tuple[str, Float[Array, "_ q"]], ...]:
         """None."""
         return ()
 

@@ -161,7 +161,7 @@ def _inside(space: Float[np.ndarray, "n g"], vectors: Float[np.ndarray, "n k"]) 
 
 
 def _explained(
-    space: Float[np.ndarray, "n g"], candidates: list[tuple[str, Float[np.ndarray, "n k"]]], rest: str
+    space: Float[np.ndarray, "n g"], candidates: list[tuple[str, Float[np.ndarray, "n _"]]], rest: str
 ) -> tuple[GaugePart, ...]:
     """Dimensions of a null space by the first candidate that contains them."""
     parts, known = [], np.zeros((space.shape[0], 0))
@@ -185,7 +185,7 @@ def gauge_of(own: AbstractSet, cell: Cell) -> tuple[GaugePart, ...]:
     return _explained(cell.chart.gauge, candidates, "what score and output do not see in so few dimensions")
 
 
-def _scales(own: AbstractSet, atom: Float[np.ndarray, " q"]) -> list[tuple[str, Float[np.ndarray, "q one"]]]:
+def _scales(own: AbstractSet, atom: Float[np.ndarray, " q"]) -> list[tuple[str, Float[np.ndarray, "q _"]]]:
     """The length of a block, and of two blocks against each other."""
     found = []
     for name, place in zip(own.blocks.names, own.blocks.slices, strict=True):
@@ -199,7 +199,7 @@ def _scales(own: AbstractSet, atom: Float[np.ndarray, " q"]) -> list[tuple[str, 
     return found
 
 
-def _products(own: AbstractSet, atom: Float[np.ndarray, " q"]) -> list[tuple[str, Float[np.ndarray, "q g"]]]:
+def _products(own: AbstractSet, atom: Float[np.ndarray, " q"]) -> list[tuple[str, Float[np.ndarray, "q _"]]]:
     """GL(r) of any two blocks that can be multiplied."""
     found = []
     parts = list(zip(own.blocks.names, own.blocks.slices, own.blocks.shapes, strict=True))

@@ -359,7 +359,7 @@ def second_order(first: FirstOrder, cells: Sequence[Cell], starts: int = STARTS)
     rounding = max(_rounding(first, cell) for cell in cells)
     found = rank_limited(forms, 1, starts)
     limited = {2: found[0]}
-    minimum = found[0] if found[0].value <= rounding else convex(forms, found[0])
+    minimum = convex(forms, found[0], rounding)
     decision: Decision = "undecided"
     if minimum.value <= rounding:
         decision = "zero"

@@ -91,11 +91,17 @@ def rank_limited(forms: Forms, columns: int, starts: int, seed: int = 0) -> list
     return sorted(found, key=lambda each: each.value)
 
 
-def convex(forms: Forms, start: Minimum) -> Minimum:
-    """The minimum over S of any rank, from a rank-limited one, with the gap closed as far as columns help."""
+def convex(forms: Forms, start: Minimum, enough: float = 0.0) -> Minimum:
+    """The minimum over S of any rank, from a rank-limited one, with the gap closed as far as columns help.
+
+    Args:
+        forms: R_b.
+        start: a local minimum.
+        enough: a value that counts as zero, at which the search ends.
+    """
     best = start
     most = sum(block.shape[1] for block in forms)
-    while not best.is_certified and best.value > 0.0 and best.factors[0].shape[1] < most:
+    while not best.is_certified and best.value > enough and best.factors[0].shape[1] < most:
         grown = _descend(forms, _escaped(forms, best))
         if grown.value >= best.value * (1.0 - 1e-9):
             break

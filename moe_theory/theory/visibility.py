@@ -29,15 +29,15 @@ from moe_theory.theory.families import AbstractSet
 from moe_theory.theory.margins import Cell, Mixture
 
 FLOOR = 0.3
-AMPLITUDES = (0.2, 0.1, 0.05, 0.025)
+AMPLITUDES = (0.2, 0.1, 0.05)
 """t, in units of the distance in phi to the nearest other true atom of the set, and at most of 2."""
 MOST = 2.0
 INVISIBLE = 1e-11
 """Distance in L2(mu) that counts as rounding; outputs are of order one."""
 RESOLVED = 1e-12
 EVEN = 0.25
-ITERATIONS = 40
-STARTS = 3
+ITERATIONS = 25
+STARTS = 2
 
 
 class Visibility(NamedTuple):
@@ -159,7 +159,7 @@ def visibility(
         least = float("inf")
         for apart in lifted:
             if least > RESOLVED:
-                least = min(least, _descend(mixture, cell, amplitude * apart, amplitude))
+                least = min(least, descend(mixture, cell, amplitude * apart, float(amplitude))[1])
         distances.append(least)
     return Visibility(count, sizes, np.array(distances), _order(sizes, np.array(distances)))
 
@@ -191,8 +191,14 @@ def _simplex(count: int, dimensions: int) -> Float[np.ndarray, "m e"]:
     return points
 
 
-def _descend(mixture: Mixture, cell: Cell, apart: Float[np.ndarray, "m q"], amplitude: float) -> float:
-    """The distance that Levenberg and Marquardt's method leaves, from the truth split as given."""
+def descend(mixture: Mixture, cell: Cell, apart: Float[np.ndarray, "m q"], amplitude: float) -> tuple[Free, float]:
+    """The measure that Levenberg and Marquardt's method ends in, from the truth split as given, and its distance.
+
+    Args:
+        mixture, cell: where.
+        apart: theta_i - theta of the parts at the start.
+        amplitude: t.
+    """
     start = Free(
         log_weights=tuple(jnp.zeros(own.weights.shape) for own in mixture),
         atoms=tuple(jnp.zeros(own.atoms.shape) for own in mixture),
@@ -222,4 +228,4 @@ def _descend(mixture: Mixture, cell: Cell, apart: Float[np.ndarray, "m q"], ampl
                 here, residual = here + step, trial
         if not gained or size - float(np.linalg.norm(residual)) < 1e-4 * size:
             break
-    return float(np.linalg.norm(residual[:-1]))
+    return unravel(jnp.asarray(here)), float(np.linalg.norm(residual[:-1]))

@@ -2,11 +2,15 @@
 
 import json
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from moe_theory.errors import InputError
-from moe_theory.study.identification import CELL_SIZES, certified, problem_of
+from moe_theory.study.identification import CELL_SIZES, Certified, certified, problem_of
 from moe_theory.theory.claims import CLAIMS
+from moe_theory.theory.families import user_mixture
+from moe_theory.theory.identifiability import identify
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -33,6 +37,23 @@ def test_sharing_makes_the_split_visible():
     assert told["second_order_margin"] > 0.01
     assert told["predicted"][f"over, cells of {CELL_SIZES[0]} atoms"] == "n^-0.25"
     assert told["visibility"].startswith("order 2")
+
+
+def test_a_model_of_ones_own_is_certified():
+    """The example of docs/certify.md, on fewer points: the slopes' shifts are found, and v is to blame."""
+
+    def model(x, atom):
+        return x @ atom["a"], atom["v"] * jnp.tanh(x @ atom["w"])
+
+    rng = np.random.default_rng(0)
+    atoms = [{name: jnp.asarray(rng.normal(size=3 if name != "v" else ())) for name in "avw"} for _ in range(2)]
+    answer = Certified("mine", {}, identify(user_mixture(model, atoms, rng.normal(size=(128, 3)))))
+    told = answer.as_json()
+    assert told["gauge_dimension"] == 4
+    assert [part["dimension"] for part in told["gauge"]] == [1, 3]
+    assert told["predicted"]["over, cells of 2 atoms"] == "no power law"
+    assert told["blame"]["blocks"] == {"v": 100.0}
+    assert answer.as_text().startswith("model                mine\n")
 
 
 @pytest.mark.slow
