@@ -68,8 +68,9 @@ def test_f_shapes_coefficients_and_invariances(gate, adapter, heads):
     stacked = as_hierarchical(model)
     coefficients, design = stacked.coefficients(measure), design_of(stacked, jnp.asarray(x))
     assert coefficients.log_weight.shape == (stacked.count, K)
-    each = jax.vmap(lambda own, features: mix(own, features).prediction)(coefficients, design)
-    np.testing.assert_allclose(jnp.einsum("hov,hvm->mo", stacked.outputs, each), found, rtol=1e-12, atol=1e-12)
+    mixture = mix(coefficients, design)
+    np.testing.assert_allclose(mixture.prediction.T, found, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(jnp.einsum("hov,hvm->mo", stacked.outputs, mixture.heads), found, rtol=1e-12, atol=1e-12)
 
     order = np.array([2, 0, 1])
     np.testing.assert_allclose(predictions(model, reordered(model, measure, order), x), found, atol=1e-13)
