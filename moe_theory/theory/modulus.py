@@ -20,7 +20,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from moe_theory.theory.families import AbstractSet
 from moe_theory.theory.margins import Cell, FirstOrder, Mixture, SecondOrder, chart_of
@@ -77,24 +77,44 @@ def modulus(
     return envelope(found)
 
 
+NEAR_HULL = 0.1
+"""Distance in log omega within which a corner counts as on the concave hull."""
+
+
 def envelope(found: Sequence[tuple[float, float]]) -> Modulus:
     """The increasing envelope of (distance, loss) pairs, and its slope.
 
-    The slope is that of the straight line through the corners of the envelope in log coordinates.
+    The slope is that of the straight line through those corners of the envelope, in log coordinates, that lie on its
+    upper concave hull. The others lie below what their neighbours promise: another motion reaches further at that
+    distance, and only its amplitude there was not tried.
     """
     pairs = np.array(sorted((max(distance, RESOLVED), loss) for distance, loss in found))
     highest = np.maximum.accumulate(pairs[:, 1])
     corner = np.concatenate([[True], highest[1:] > highest[:-1]])
     distances, reached = pairs[corner, 0], highest[corner]
     inside = (distances >= RANGE[0]) & (distances <= RANGE[1])
+    trusted = inside & _on_hull(np.log(distances), np.log(reached))
     below = reached[distances < RANGE[0]]
     slope = 0.0
-    if inside.sum() > 2:
-        slope = float(np.polyfit(np.log(distances[inside]), np.log(reached[inside]), 1)[0])
+    if trusted.sum() > 1 and inside.sum() > 2:
+        slope = float(np.polyfit(np.log(distances[trusted]), np.log(reached[trusted]), 1)[0])
     if below.size and inside.any():
         ends = np.log(RANGE[1] / RANGE[0])
         slope = min(slope, float(np.log(reached[inside][-1] / below[-1]) / ends))
     return Modulus(distances, reached, slope)
+
+
+def _on_hull(x: Float[np.ndarray, " p"], y: Float[np.ndarray, " p"]) -> Bool[np.ndarray, " p"]:
+    """Which points, given from left to right, lie on or `NEAR_HULL` the upper concave hull (Andrew's chain)."""
+    hull: list[int] = []
+    for new in range(len(x)):
+        while len(hull) > 1:
+            first, last = hull[-2:]
+            if (y[last] - y[first]) * (x[new] - x[first]) > (y[new] - y[first]) * (x[last] - x[first]):
+                break
+            hull.pop()
+        hull.append(new)
+    return np.interp(x, x[hull], y[hull]) - y <= NEAR_HULL
 
 
 def first_order_motions(mixture: Mixture, first: FirstOrder, amplitudes: Sequence[float]) -> list[tuple[float, float]]:
