@@ -24,7 +24,8 @@ def main() -> None:
     drawn = run(CLAIMS, SIZES, REPLICATIONS, SEED, given)
     made = compare(COMPARISON, {report.claim.id: rows for report, rows in drawn})
     print(comparison_table(made))
-    for path in ratio_figure(made, "heads $H$", given.figures / "hora-vs-mh-lora", lasting(provenance())):
+    labels = "heads $H$", "samples for equal error: multi-head LoRA / HoRA"
+    for path in ratio_figure(made, *labels, given.figures / "hora-vs-mh-lora", lasting(provenance())):
         print(path)
 
 

@@ -112,7 +112,7 @@ def _experiment(claim: Claim, made: Report | None) -> str:
     sweep = sweep_of(claim) if made is None else made.sweep
     sizes = f"{len(sweep.sizes)} sizes from {sweep.sizes[0]:.0e} to {sweep.sizes[-1]:.0e}"
     if made is None:
-        return f"{sizes}, {sweep.replications} replications; not run yet."
+        return f"{sizes}, {sweep.replications} replications; not stored when this page was written."
     return f"{sizes}, {made.replications} replications, {100 * made.certified_share:.1f} % certified."
 
 

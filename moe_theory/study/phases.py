@@ -234,7 +234,11 @@ def ratio_table(made: ComparisonReport) -> pd.DataFrame:
 
 
 def ratio_figure(
-    made: ComparisonReport, x_label: str, path_stem: str | Path, provenance: Mapping[str, Any] | None = None
+    made: ComparisonReport,
+    x_label: str,
+    y_label: str,
+    path_stem: str | Path,
+    provenance: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Draw a comparison over its series: ratios with 95 % intervals, and the predicted ones as a line.
 
@@ -245,7 +249,7 @@ def ratio_figure(
     with style():
         figure = Figure(figsize=(5.0, 4.0), layout="constrained")
         ax = figure.subplots()
-        ax.set(xscale="log", yscale="log", xlabel=x_label, ylabel="samples needed, first over second")
+        ax.set(xscale="log", yscale="log", xlabel=x_label, ylabel=y_label)
         ax.set_title(made.comparison.model, fontsize=8.5)
         for (words, group), (color, marker, _) in zip(table.groupby("error", sort=False), LOOKS, strict=False):
             bars = np.abs(group[["lower", "upper"]].to_numpy().T - group["ratio"].to_numpy())

@@ -88,7 +88,7 @@ def test_the_table_and_the_json_hold_every_pair(rows, tmp_path):
     assert [pair["predicted_ratio"] for pair in described["aspects"][0]["pairs"]] == [
         pair.ratio for pair in SERIES.pairs
     ]
-    drawn = ratio_figure(made, "heads", tmp_path / "ratio")
+    drawn = ratio_figure(made, "heads", "ratio", tmp_path / "ratio")
     assert [path.suffix for path in drawn] == [
         ".png",
         ".pdf",

@@ -20,7 +20,7 @@ def test_every_claim_has_a_section_and_only_stored_ones_a_result(synthetic_rows,
     assert list(sections) == list(CLAIMS)
     for name, section in sections.items():
         assert all(word in section for word in ("*Source*", "*Derivation*", "*Experiment*", CLAIMS[name].statement))
-        assert ("not run yet" in section) == (name != claim.id)
+        assert ("not stored" in section) == (name != claim.id)
         assert ("figures/" in section) == (name == claim.id)
     assert f"{made.main.verdict.exponent:+.3f}" in sections[claim.id]
     assert made.main.verdict.reason in sections[claim.id]
