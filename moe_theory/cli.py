@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from moe_theory.certifying import certify
+from moe_theory.certifying import Dimension, KTrue, Rank, certify
 from moe_theory.errors import InputError, MoeTheoryError, StoreError
 from moe_theory.study.comparing import compare, comparison_json, comparison_table
 from moe_theory.study.drawing import draw_claims, draw_headline
@@ -52,9 +52,6 @@ Seed = Annotated[int, typer.Option(help="Root of the random streams of data and 
 Smoke = Annotated[bool, typer.Option(help="Four sizes, eight replications: seconds, decides nothing.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes that share the work; default one per processor.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per claim.")]
-Rank = Annotated[int | None, typer.Option(help="Rank of the adapters.")]
-Dimension = Annotated[int | None, typer.Option(help="Width d of inputs and outputs.")]
-KTrue = Annotated[int | None, typer.Option(help="True atoms.")]
 KFit = Annotated[int | None, typer.Option(help="Fitted atoms.")]
 Sigma = Annotated[float | None, typer.Option(help="Noise standard deviation.")]
 Floor = Annotated[float | None, typer.Option("--weight-floor", help="Least share of an atom's weight; 0 for none.")]

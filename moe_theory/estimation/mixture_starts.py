@@ -20,7 +20,7 @@ from moe_theory.estimation.em import em
 from moe_theory.estimation.likelihood import Points
 from moe_theory.estimation.merges import parted
 from moe_theory.estimation.mixture import MixtureSpace, slacks
-from moe_theory.estimation.starts import STREAM, Starts
+from moe_theory.estimation.starts import STREAM, Starts, plan_among
 from moe_theory.models.density import AbstractDensity, GaussianGated
 from moe_theory.sampling.statistics import replication_generator
 
@@ -65,9 +65,7 @@ def mixture_plan_named(name: str) -> MixturePlan:
     Raises:
         InputError: for an unknown name.
     """
-    if name not in PLANS:
-        raise InputError(f"unknown starts {name!r}: choose one of {', '.join(PLANS)}")
-    return PLANS[name]
+    return plan_among(PLANS, name)
 
 
 class MixtureStartMaker:

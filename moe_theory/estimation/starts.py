@@ -4,8 +4,8 @@ The theorems speak of the global minimiser, so several starts compete (theory se
 replication) alone. A start outside Theta is pulled towards its interior by shrinking its factors.
 """
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,9 @@ FRESH_SIZE = 1.2
 
 STREAM = 1
 """Separates the random stream of starts from that of data."""
+
+
+PlanT = TypeVar("PlanT")
 
 
 class StartPlan(NamedTuple):
@@ -66,9 +69,18 @@ def plan_named(name: str) -> StartPlan:
     Raises:
         InputError: for an unknown name.
     """
-    if name not in PLANS:
-        raise InputError(f"unknown starts {name!r}: choose one of {', '.join(PLANS)}")
-    return PLANS[name]
+    return plan_among(PLANS, name)
+
+
+def plan_among(plans: Mapping[str, PlanT], name: str) -> PlanT:
+    """The one of these plans that has the name.
+
+    Raises:
+        InputError: for an unknown name.
+    """
+    if name not in plans:
+        raise InputError(f"unknown starts {name!r}: choose one of {', '.join(plans)}")
+    return plans[name]
 
 
 _Made = tuple[str, np.ndarray, np.ndarray, np.ndarray]

@@ -157,4 +157,5 @@ def judge_starts(
 
 
 def stacked(trees: list[Any]) -> Any:
+    """One tree of the trees' leaves, along a new leading axis."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)

@@ -6,7 +6,7 @@ from pathlib import Path
 from moe_theory.study.comparing import ComparisonReport, comparison_table
 from moe_theory.study.report import Report, predicted_words
 from moe_theory.study.sweep import sweep_of
-from moe_theory.study.tables import aligned
+from moe_theory.study.tables import aligned, judged_words
 from moe_theory.theory.claims import Claim
 
 REGULAR = (
@@ -122,14 +122,7 @@ def _results(claim: Claim, made: Report | None) -> str:
         measures = (claim.main, *claim.others)
         rows += [[each.words, predicted_words(each.prediction), "-", "-", "-"] for each in measures]
         return aligned(rows)
-    for judged in (made.main, *made.others):
-        verdict = judged.verdict
-        slope = "-" if verdict.exponent is None or verdict.interval is None else (
-            f"{verdict.exponent:+.3f} [{verdict.interval[0]:+.3f}, {verdict.interval[1]:+.3f}]"
-        )  # fmt: skip
-        predicted = predicted_words(judged.measure.prediction)
-        rows.append([judged.measure.words, predicted, slope, verdict.law, str(verdict.status)])
-    return aligned(rows)
+    return aligned([*rows, *map(judged_words, (made.main, *made.others))])
 
 
 def _comparison(made: ComparisonReport) -> str:

@@ -53,13 +53,19 @@ def _notes(made: Report) -> list[str]:
 
 
 def _row(name: str, judged: Judged, certified: str) -> list[str]:
+    *told, law, status = judged_words(judged)
+    return [name, *told, law, certified, status]
+
+
+def judged_words(judged: Judged) -> list[str]:
+    """A measure in five words: what it is, the predicted law, the exponent with its interval, the law, the verdict."""
     verdict = judged.verdict
     if verdict.exponent is None or verdict.interval is None:
         exponent = "-"
     else:
         exponent = f"{verdict.exponent:+.3f} [{verdict.interval[0]:+.3f}, {verdict.interval[1]:+.3f}]"
     predicted = predicted_words(judged.measure.prediction)
-    return [name, judged.measure.words, predicted, exponent, verdict.law, certified, str(verdict.status)]
+    return [judged.measure.words, predicted, exponent, verdict.law, str(verdict.status)]
 
 
 def aligned(rows: list[list[str]]) -> str:
