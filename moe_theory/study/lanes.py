@@ -4,7 +4,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -39,6 +39,25 @@ class Replication:
     @property
     def finished(self) -> bool:
         return len(self.ends) == len(self.kinds)
+
+
+class Chosen(NamedTuple):
+    """The fits of several replications, one row each, among the ends of all their lanes.
+
+    Attributes:
+        frame: what `judge_starts` says.
+        data, states: of all lanes.
+        best: the lane of each fit.
+        far: the best lane that held nothing of the truth; the fit's where there is none.
+        starts: where each fit began.
+    """
+
+    frame: pd.DataFrame
+    data: Any
+    states: State
+    best: np.ndarray
+    far: np.ndarray
+    starts: np.ndarray
 
 
 class AbstractReplicator(ABC):
@@ -102,6 +121,29 @@ class AbstractReplicator(ABC):
                 for place, owner in enumerate(waiting[gap], begun):
                     if start < len(owner.starts):
                         yield Lane(place, owner.data, owner.starts[start])
+
+    def chosen(self, certify: Any, members: list[Replication]) -> "Chosen":
+        """Certify the ends of all lanes and choose the fit of every replication.
+
+        Args:
+            certify: (data, states, values at the truth) of a block of lanes -> their certificates.
+            members: replications all of whose lanes have ended.
+        """
+        lanes = [(member, end) for member in members for end in sorted(member.ends, key=lambda end: end.order)]
+        data = stacked([member.data for member, _ in lanes])
+        states = stacked([end.state for _, end in lanes])
+        certificates = self.padded(certify, data, states, np.array([member.truth_value for member, _ in lanes]))
+        rows, best, far, starts, offset = [], [], [], [], 0
+        for member in members:
+            count = len(member.kinds)
+            of_member = jax.tree.map(lambda leaf, o=offset, c=count: leaf[o : o + c], (certificates, states))
+            row, own, untied = judge_starts(member, *of_member)
+            rows.append(row)
+            best.append(offset + own)
+            far.append(offset + (own if untied is None else untied))
+            starts.append(member.starts[own])
+            offset += count
+        return Chosen(pd.DataFrame(rows), data, states, np.array(best), np.array(far), np.stack(starts))
 
     def padded(self, function: Any, *arguments: Any) -> Any:
         """Apply a vmapped function in blocks of the sweep's size, the last one filled up with its first lane."""

@@ -16,7 +16,7 @@ from moe_theory.estimation.space import Chart
 from moe_theory.estimation.starts import StartMaker, plan_named
 from moe_theory.estimation.trust_region import State
 from moe_theory.sampling.statistics import Statistics, draw_statistics
-from moe_theory.study.lanes import AbstractReplicator, Replication, judge_starts, stacked
+from moe_theory.study.lanes import AbstractReplicator, Replication
 from moe_theory.study.problem import Setup, build
 from moe_theory.study.spec import SweepSpec
 from moe_theory.theory.voronoi import Losses, effective_losses, factor_losses
@@ -101,24 +101,10 @@ class Replicator(AbstractReplicator):
 
     def rows(self, members: list[Replication]) -> pd.DataFrame:
         """Choose the fit of every replication, measure it, and search the identified set."""
-        lanes = [(member, end) for member in members for end in sorted(member.ends, key=lambda end: end.order)]
-        data = stacked([member.data for member, _ in lanes])
-        states = stacked([end.state for _, end in lanes])
-        truths = np.array([member.truth_value for member, _ in lanes])
-        certificates = self.padded(self._certify, data, states, truths)
-        chosen, rows, offset = [], [], 0
-        for member in members:
-            count = len(member.kinds)
-            of_member = jax.tree.map(lambda leaf, o=offset, c=count: leaf[o : o + c], (certificates, states))
-            row, best, far = judge_starts(member, *of_member)
-            rows.append(row)
-            chosen.append((offset + best, offset + far if far is not None else offset + best, member.starts[best]))
-            offset += count
-        best_lanes = np.array([best for best, _, _ in chosen])
+        frame, data, states, best_lanes, far_lanes, starts = self.chosen(self._certify, members)
         measured = self.padded(self._measure, states.z[best_lanes])
-        far_measured = self.padded(self._measure, states.z[np.array([far for _, far, _ in chosen])])
-        start_measured = self.padded(self._measure, np.stack([start for _, _, start in chosen]))
-        frame = pd.DataFrame(rows)
+        far_measured = self.padded(self._measure, states.z[far_lanes])
+        start_measured = self.padded(self._measure, starts)
         frame = frame.assign(**_error_columns(*measured))
         frame["start_D_1"], frame["start_D_12"] = start_measured[0].d_1, start_measured[0].d_12
         frame["far_D_12"] = np.where(frame["far_excess"].notna(), far_measured[0].d_12, np.nan)

@@ -15,7 +15,7 @@ from moe_theory.estimation.pool import Pool
 from moe_theory.estimation.trust_region import State
 from moe_theory.study.density_problem import COMPACT_SIZE, build_density
 from moe_theory.study.density_spec import DensitySweepSpec
-from moe_theory.study.lanes import AbstractReplicator, Replication, judge_starts, stacked
+from moe_theory.study.lanes import AbstractReplicator, Replication
 from moe_theory.theory.mixture_losses import BlockLosses, block_losses
 
 AT_FLOOR = 1e-3
@@ -59,25 +59,10 @@ class DensityReplicator(AbstractReplicator):
 
     def rows(self, members: list[Replication]) -> pd.DataFrame:
         """Choose the fit of every replication and measure it."""
-        ends = [(member, sorted(member.ends, key=lambda end: end.order)) for member in members]
-        lanes = [(member, end) for member, own in ends for end in own]
-        states = stacked([end.state for _, end in lanes])
-        data = stacked([member.data for member, _ in lanes])
-        certificates = self.padded(self._certify, data, states, np.array([member.truth_value for member, _ in lanes]))
-        rows, best, far, begun, offset = [], [], [], [], 0
-        for member, own in ends:
-            count = len(own)
-            of_member = jax.tree.map(lambda leaf, o=offset, c=count: leaf[o : o + c], (certificates, states))
-            row, chosen, untied = judge_starts(member, *of_member)
-            rows.append(row)
-            best.append(offset + chosen)
-            far.append(offset + (chosen if untied is None else untied))
-            begun.append(member.starts[chosen])
-            offset += count
-        frame = pd.DataFrame(rows)
-        frame = frame.assign(**_columns(*self.padded(self._measure, states.z[np.array(best)])))
-        untied_losses = self.padded(self._measure, states.z[np.array(far)])[0]
-        start_losses = self.padded(self._measure, np.stack(begun))[0]
+        frame, _, states, best, far, starts = self.chosen(self._certify, members)
+        frame = frame.assign(**_columns(*self.padded(self._measure, states.z[best])))
+        untied_losses = self.padded(self._measure, states.z[far])[0]
+        start_losses = self.padded(self._measure, starts)[0]
         known = frame["far_excess"].notna()
         return frame.assign(
             start_D=start_losses.d,
