@@ -114,8 +114,7 @@ def _softmax_row(
 def _row(
     model: AbstractDensity, weight: Float[Array, ""], mean: Float[Array, " D"], matrix: Float[Array, "D D"]
 ) -> Float[Array, " q"]:
-    first, second = zip(*model.free, strict=True)
-    return jnp.concatenate([weight[None], mean, matrix[jnp.asarray(first), jnp.asarray(second)]])
+    return jnp.concatenate([weight[None], mean, matrix[model.places()]])
 
 
 def _softmax_gate(

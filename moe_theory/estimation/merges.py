@@ -40,7 +40,7 @@ class Merges(NamedTuple):
 
 def merged(model: AbstractDensity, first: Float[Array, " q"], second: Float[Array, " q"]) -> Float[Array, "2 q"]:
     """(merged atom, differences) of two rows."""
-    left, right = _places(model)
+    left, right = model.places()
     last = 1 + model.joint
     total = first[0] + second[0]
     p, q = first[0] / total, second[0] / total
@@ -56,7 +56,7 @@ def merged(model: AbstractDensity, first: Float[Array, " q"], second: Float[Arra
 
 def parted(model: AbstractDensity, atom: Float[Array, " q"], differences: Float[Array, " q"]) -> Float[Array, "2 q"]:
     """The two rows of a merged atom and the differences."""
-    left, right = _places(model)
+    left, right = model.places()
     last = 1 + model.joint
     p, q = jax.nn.sigmoid(differences[0]), jax.nn.sigmoid(-differences[0])
     apart = differences[1:last] / (p * q * (1.0 - p * q)) ** 0.25
@@ -120,7 +120,7 @@ def separation(
     model: AbstractDensity, scale: Float[Array, " D"], first: Float[Array, " q"], second: Float[Array, " q"]
 ) -> Float[Array, ""]:
     """Squared distance of two atoms, mu in units of ``scale`` and S in units of its products."""
-    left, right = _places(model)
+    left, right = model.places()
     last = 1 + model.joint
     mean = (first[1:last] - second[1:last]) / scale
     matrix = (first[last:] - second[last:]) / (scale[left] * scale[right])
@@ -128,7 +128,7 @@ def separation(
 
 
 def _row_unit(model: AbstractDensity, scale: Float[Array, " D"]) -> Float[Array, " q"]:
-    left, right = _places(model)
+    left, right = model.places()
     return jnp.concatenate([jnp.ones(1), scale, scale[left] * scale[right]])
 
 
@@ -142,8 +142,3 @@ def _split_unit(
     split = jnp.minimum(1.0, jnp.linalg.norm(size[1:last]) + STATISTICAL_UNIT * n**-0.125)
     skew = jnp.minimum(1.0, jnp.linalg.norm(size[last:]) + STATISTICAL_UNIT * n**-0.375)
     return jnp.concatenate([jnp.ones(1), split * whole[1:last], skew * whole[last:]])
-
-
-def _places(model: AbstractDensity) -> tuple[Array, Array]:
-    first, second = zip(*model.free, strict=True)
-    return jnp.asarray(first), jnp.asarray(second)

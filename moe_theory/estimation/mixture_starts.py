@@ -164,8 +164,7 @@ class MixtureStartMaker:
         if not isinstance(model, GaussianGated):
             matrix[:d, :d] = 0.0
             center = np.concatenate([np.zeros(d), center[d:]])
-        first, second = zip(*model.free, strict=True)
-        return np.concatenate([[1.0 / k], center, matrix[np.array(first), np.array(second)]])
+        return np.concatenate([[1.0 / k], center, matrix[model.places()]])
 
     def _inside(self, rows: np.ndarray) -> np.ndarray:
         """Drawn towards the middle of Theta until every slack is above a thousandth."""
@@ -187,7 +186,6 @@ class MixtureStartMaker:
         matrix = np.diag(variances)
         if not isinstance(model, GaussianGated):
             matrix[:d, :d] = 0.0
-        first, second = zip(*model.free, strict=True)
-        entries = np.broadcast_to(matrix[np.array(first), np.array(second)], (len(rows), len(first)))
+        entries = np.broadcast_to(matrix[model.places()], (len(rows), len(model.free)))
         weights = np.full((len(rows), 1), float(np.sum(rows[:, 0])) / len(rows))
         return np.concatenate([weights, center, entries], axis=1)

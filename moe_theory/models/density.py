@@ -106,7 +106,7 @@ class AbstractDensity(eqx.Module):
     def rows(self, measure: MixingMeasure) -> Float[Array, "k q"]:
         """All atoms of a measure as rows (w, mu, free entries of S)."""
         mean, matrix = jax.vmap(self.atom_row)(measure.atoms)
-        first, second = self._places()
+        first, second = self.places()
         entries = matrix[:, first, second]
         return jnp.concatenate([jnp.exp(measure.log_weights)[:, None], mean, entries], axis=1)
 
@@ -121,7 +121,7 @@ class AbstractDensity(eqx.Module):
 
     def matrix(self, row: Float[Array, " q"]) -> Float[Array, "D D"]:
         """S of a row; entries that are not free are 0."""
-        first, second = self._places()
+        first, second = self.places()
         half = jnp.zeros((self.joint, self.joint), row.dtype).at[first, second].set(row[1 + self.joint :])
         return half + half.T - jnp.diag(jnp.diagonal(half))
 
@@ -155,7 +155,7 @@ class AbstractDensity(eqx.Module):
         self, rows: Float[Array, "k q"], x: Float[Array, "M d"], y: Float[Array, "M o"]
     ) -> Float[Array, "k M q"]:
         """Derivatives of log(w_i f_i) in the atom's own row, at every point."""
-        first, second = self._places()
+        first, second = self.places()
         factor = jnp.where(first == second, 0.5, 1.0)
 
         def of_row(row: Float[Array, " q"]) -> Float[Array, "M q"]:
@@ -174,7 +174,8 @@ class AbstractDensity(eqx.Module):
     ) -> Float[Array, "q q"]:
         """sum_m v_m times the Hessian of log(w f) at point m, in the row."""
 
-    def _places(self) -> tuple[Array, Array]:
+    def places(self) -> tuple[Array, Array]:
+        """Rows and columns of the free entries of S, as an index."""
         first, second = zip(*self.free, strict=True)
         return jnp.asarray(first), jnp.asarray(second)
 
