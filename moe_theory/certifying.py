@@ -12,7 +12,7 @@ import typer
 from moe_theory.errors import InputError
 
 Model = Annotated[str, typer.Argument(help="An adapter (lora, replora, dora, doran, dial, hora, ...) or a claim's id.")]
-Gate = Annotated[str | None, typer.Option(help="attention or gaussian.")]
+Gate = Annotated[str | None, typer.Option(help="attention, gaussian or density.")]
 Activation = Annotated[str | None, typer.Option(help="Of generated factors: identity, tanh or sigmoid.")]
 Magnitudes = Annotated[str | None, typer.Option(help="Of DoRA and DoRAN: fixed, global or free.")]
 Tau = Annotated[str | None, typer.Option(help="Of DoRA and DoRAN: 0, a positive number, or free.")]

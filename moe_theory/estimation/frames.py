@@ -152,14 +152,14 @@ class GaugeSlice(NamedTuple):
     basis: Float[Array, "z s"]
 
 
-def gauge_slice(chart: Chart, frame: Frame, y: Float[Array, " z"]) -> GaugeSlice:
+def gauge_slice(chart: Chart, frame: Frame, y: Float[Array, " z"], scale_is_seen: bool = False) -> GaugeSlice:
     """The slice that every gauge orbit crosses once: steps are taken inside it.
 
     Each row of factors (the mean m, the split eta, every other atom) gets the tangents of the gauge at that row's
     atom (at the mean for the split), in the frame's units. A common gauge motion is thereby fixed in m alone and a
     relative one in eta alone, in its smaller factor; the orthogonal complement of the orbit would mix them, and a
     product of two small motions is not small where the objective is stiff. Without an anchor the common scale of the
-    weights is fixed too.
+    weights is fixed too, unless ``scale_is_seen`` (a density pays for its mass).
     """
     if chart.sets > 1:
         each = chart.by_set(gauge_slice, frame, y.reshape(chart.sets, -1))
@@ -177,7 +177,7 @@ def gauge_slice(chart: Chart, frame: Frame, y: Float[Array, " z"]) -> GaugeSlice
         tangents = jax.vmap(lambda tangent: ravel_pytree(tangent)[0])(gauge)
         return (tangents / unit[None]).T
 
-    still = jnp.zeros((k, 0)) if chart.model.frozen_count else y[:k, None]
+    still = jnp.zeros((k, 0)) if chart.model.frozen_count or scale_is_seen else y[:k, None]
     still = still.at[1].set(0.0) if k > 1 else still
     blocks = [_split_space(still), *map(_split_space, jax.vmap(of_row)(factors, units))]
     normals, inside = (jax.scipy.linalg.block_diag(*part) for part in zip(*blocks, strict=True))

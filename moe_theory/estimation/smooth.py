@@ -3,7 +3,7 @@
 A *problem* is one lane's objective F, in statistical units (a difference of 1 is one unit of log-likelihood), and the
 slacks s > 0 of its parameter space, as functions of coordinates z. A *view* is the problem in coordinates y made for
 one step, in which its valley is straight; which coordinates these are depends on where z is. Least squares
-(``least_squares``) and likelihood (``likelihood``) are the two problems there are.
+(``least_squares``) and likelihood (``mixture``, ``adapted_likelihood``) are the problems there are.
 """
 
 from abc import abstractmethod

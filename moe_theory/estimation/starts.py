@@ -51,6 +51,7 @@ PLANS = {
         splits=((0.25, 1.0), (0.15, 0.3), (0.08, 0.1), (0.0, 0.0)), far=1, frozen=1, untied=3, near=1
     ),
     "near": StartPlan(splits=((0.25, 1.0), (0.25, 0.3), (0.25, 0.1)), far=0, frozen=1, untied=0, near=2),
+    "few": StartPlan(splits=((0.25, 1.0), (0.08, 0.1)), far=0, frozen=1, untied=2, near=2),
     "untied": StartPlan(splits=(), far=0, frozen=0, untied=8, near=0),
     "smoke": StartPlan(splits=((0.25, 1.0), (0.08, 0.1)), far=0, frozen=1, untied=1, near=1),
 }

@@ -132,3 +132,48 @@ class GaussianGate(AbstractGate):
         """GL(r): a rotation R of query space that keeps kappa also keeps the score, but for a generic M_Q the matrix
         R W_Q - M_Q leaves the rank-r set to first order. Source: our derivation."""
         return general_linear_tangents(left, right)
+
+
+class DensityGate(AbstractGate):
+    """Gate of a Gaussian density: s(x; W_Q) = log N(x; c, Gamma) with center c = W_Q u, but for what all atoms share.
+
+        s(x) = (T c) . (T x) - 1/2 || T c ||^2,     T'T = Gamma^-1
+
+    It sees c alone: of a low-rank update the vector Delta_Q u. Source: theory section 1, table of gates.
+
+    Attributes:
+        position: the known u, shape (d,).
+        root: T, shape (q, q), of the known covariance that all atoms share.
+    """
+
+    position: Float[Array, " d"]
+    root: Float[Array, "q q"]
+
+    def center(self, query: Float[Array, "q d"]) -> Float[Array, " q"]:
+        """c = W_Q u."""
+        return query @ self.position
+
+    def score(self, query: Float[Array, "q d"], x: Float[Array, " d"]) -> Float[Array, ""]:
+        """s = (T c) . (T x) - 1/2 || T c ||^2."""
+        seen = self.root @ self.center(query)
+        return jnp.vdot(seen, self.root @ x) - 0.5 * jnp.sum(seen**2)
+
+    def coefficients(self, query: Float[Array, "q d"]) -> Float[Array, " features"]:
+        """(T c, || T c ||^2), q + 1 numbers."""
+        seen = self.root @ self.center(query)
+        return jnp.concatenate([seen, jnp.sum(seen**2, keepdims=True)])
+
+    def features(self, x: Float[Array, " d"]) -> Float[Array, " features"]:
+        """(T x, -1/2)."""
+        return jnp.concatenate([self.root @ x, jnp.full(1, -0.5, x.dtype)])
+
+    def product_symmetries(
+        self, left: Float[Array, "q r"], right: Float[Array, "r d"]
+    ) -> tuple[Float[Array, "g q r"], Float[Array, "g r d"]]:
+        """GL(r), and every row of A moved across u; from rank two on there are more, which the count finds."""
+        r, d = right.shape
+        linear = general_linear_tangents(left, right)
+        across = jnp.linalg.qr(self.position[:, None], mode="complete")[0][:, 1:].T
+        moved = jnp.einsum("ij,gd->igjd", jnp.eye(r, dtype=right.dtype), across).reshape(r * (d - 1), r, d)
+        still = jnp.zeros((r * (d - 1), *left.shape), left.dtype)
+        return jnp.concatenate([linear[0], still]), jnp.concatenate([linear[1], moved])

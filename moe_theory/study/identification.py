@@ -8,15 +8,18 @@ from typing import Any
 import numpy as np
 
 from moe_theory.errors import InputError
+from moe_theory.study.adapted_problem import build_adapted
+from moe_theory.study.adapted_spec import AdaptedProblemSpec
 from moe_theory.study.moduli import modulus_figure, modulus_of
-from moe_theory.study.problem import build
+from moe_theory.study.problem import Setup, build
 from moe_theory.study.report import predicted_words
 from moe_theory.study.spec import ADAPTERS, ProblemSpec, free_parameters, specify
+from moe_theory.theory.adapted_families import adapted_mixture
 from moe_theory.theory.claims import CLAIMS
 from moe_theory.theory.families import mixture_of
 from moe_theory.theory.identifiability import CellVerdict, Identifiability, identify
 from moe_theory.theory.laws import Prediction
-from moe_theory.theory.margins import POSITIVE, RELATIVE_ZERO
+from moe_theory.theory.margins import POSITIVE, RELATIVE_ZERO, Mixture
 from moe_theory.theory.modulus import Modulus
 
 DEFAULTS = {
@@ -198,11 +201,26 @@ def problem_of(model: str, changes: Mapping[str, Any]) -> ProblemSpec:
         raise InputError(f"unknown model {model!r}: give {known}")
     settings = {**claim.problem, **changes}
     k_fit = settings.get("k_true", ProblemSpec().k_true) + 1
-    default = ProblemSpec()
+    kind = AdaptedProblemSpec if claim.kind == "adapted-density" else ProblemSpec
+    default = kind()
     size = (settings.get("dimension", default.dimension), settings.get("rank", default.rank), k_fit)
     least = free_parameters(*size, settings["adapter"], settings.get("heads", 1))
     support = max(default.support, 2 ** int(np.ceil(np.log2(max(1, least)))))
-    return specify(ProblemSpec, {"support": support, **settings, "k_fit": k_fit})
+    return specify(kind, {"support": support, **settings, "k_fit": k_fit})
+
+
+def _mixture(problem: ProblemSpec, with_modulus: bool) -> tuple[Setup, Mixture]:
+    """The problem, and what its margins are taken of: a mean, or a density."""
+    if not isinstance(problem, AdaptedProblemSpec):
+        setup = build(problem)
+        return setup, mixture_of(setup.model, setup.truth, setup.design)
+    adapted = build_adapted(problem)
+    own = adapted.regression
+    if problem.estimator == "least-squares":
+        return own, mixture_of(own.model, own.truth, own.design)
+    if with_modulus:
+        raise InputError("the modulus is that of a mean: leave it out for a density")
+    return own, adapted_mixture(adapted.density, own.truth, adapted.grid)
 
 
 def certified(
@@ -216,12 +234,11 @@ def certified(
         with_modulus: whether to bound the modulus of continuity.
 
     Raises:
-        InputError: as ``problem_of``.
+        InputError: as ``problem_of``, or for the modulus of a density.
         StoreError: the figure cannot be written.
     """
     problem = problem_of(model, changes)
-    setup = build(problem)
-    mixture = mixture_of(setup.model, setup.truth, setup.design)
+    setup, mixture = _mixture(problem, with_modulus)
     found = identify(mixture)
     bounds = modulus_of(setup, mixture, found) if with_modulus else None
     if bounds is not None and figures is not None:

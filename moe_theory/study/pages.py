@@ -58,6 +58,12 @@ DENSITY = (
     "scales up to the order rbar at which a system of polynomial equations has no solution any more.",
 )
 """The same for densities."""
+ADAPTED = (
+    "density.md#low-rank-experts",
+    "A split of a value matrix with one center leaves the mean as it is and moves the conditional variance by a "
+    "quadratic in x, which no first derivative of the density undoes.",
+)
+"""The same for low-rank densities."""
 
 
 def claims_page(
@@ -105,7 +111,8 @@ def _section(claim: Claim, made: Report | None, figures: Path) -> str:
 def _derivation(claim: Claim) -> tuple[str, str]:
     if claim.specification == "exact":
         return "theory.md#model", REGULAR
-    return DENSITY if claim.kind == "density" else DERIVATIONS[sweep_of(claim).problem.adapter]
+    others = {"density": DENSITY, "adapted-density": ADAPTED}
+    return others[claim.kind] if claim.kind in others else DERIVATIONS[sweep_of(claim).problem.adapter]
 
 
 def _experiment(claim: Claim, made: Report | None) -> str:

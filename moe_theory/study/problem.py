@@ -13,7 +13,7 @@ from moe_theory.models.adapters import AbstractAdapter, Dial, Lora, Projections,
 from moe_theory.models.decomposed import DecomposedAtom, dora, doran
 from moe_theory.models.embedded import Embedded
 from moe_theory.models.experts import LinearExpert
-from moe_theory.models.gates import AbstractGate, AttentionGate, GaussianGate
+from moe_theory.models.gates import AbstractGate, AttentionGate, DensityGate, GaussianGate
 from moe_theory.models.hierarchy import HierarchicalModel, hierarchical
 from moe_theory.models.measure import MixingMeasure
 from moe_theory.models.regression import RegressionModel, frozen_pretrained
@@ -30,6 +30,10 @@ UPDATE_SIZE = 1.5
 
 DECOMPOSED_SIZE = 0.8
 """|| Delta_0 ||_F of a true atom of DoRA and DoRAN, beside pre-trained columns of norm 0.5 (query) and 1 (value)."""
+
+
+POSITION = 1.5
+"""|| u || of a density gate, whose Gamma is the identity."""
 
 
 class Setup(NamedTuple):
@@ -57,10 +61,10 @@ class Setup(NamedTuple):
 def build(problem: ProblemSpec) -> Setup:
     """The fixed, stated instance of a problem.
 
-    For every head M_Q is half a random orthogonal matrix, M_V and M_K are random orthogonal, kappa ~ N(0, I/4), the
-    embeddings U and R are random orthogonal; O_h is a random orthogonal matrix over sqrt(H), and I for one head. True
-    atoms have c = 0 and random rank-r updates with || Delta ||_F = 1.5 (|| Delta_0 ||_F = 0.8 before normalisation;
-    bounded activations: entries inside their range). All are functions of ``problem_seed`` alone.
+    For every head M_Q is half a random orthogonal matrix, M_V and M_K are random orthogonal, kappa ~ N(0, I/4), u has
+    length 1.5, the embeddings U and R are random orthogonal; O_h is a random orthogonal matrix over sqrt(H), and I for
+    one head. True atoms have c = 0 and random rank-r updates with || Delta ||_F = 1.5 (|| Delta_0 ||_F = 0.8 before
+    normalisation; bounded activations: entries inside their range). All are functions of ``problem_seed`` alone.
 
     Raises:
         InputError: if float64 is off, or the truth does not lie in Theta.
@@ -106,7 +110,10 @@ def _head(problem: ProblemSpec, rng: np.random.Generator) -> RegressionModel:
 def _gate(problem: ProblemSpec, rng: np.random.Generator) -> AbstractGate:
     if problem.gate == "attention":
         return AttentionGate(jnp.asarray(_orthogonal(rng, problem.dimension)))
-    return GaussianGate(jnp.asarray(0.5 * rng.standard_normal(problem.dimension)))
+    drawn = rng.standard_normal(problem.dimension)
+    if problem.gate == "density":
+        return DensityGate(jnp.asarray(POSITION * drawn / np.linalg.norm(drawn)), jnp.eye(problem.dimension))
+    return GaussianGate(jnp.asarray(0.5 * drawn))
 
 
 def _adapter(problem: ProblemSpec, rng: np.random.Generator) -> AbstractAdapter:

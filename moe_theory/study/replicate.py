@@ -1,16 +1,20 @@
 """Generate, fit and measure the replications of a sweep: the cells of the store, as they are finished."""
 
+from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from moe_theory.estimation.certificate import SPREAD, Certificate, certify
+from moe_theory.estimation.charted import AbstractChartProblem
 from moe_theory.estimation.identified import CONFIDENCE_LEVEL, Search, begin_search, block_splits, search_step
 from moe_theory.estimation.least_squares import Problem
-from moe_theory.estimation.objective import mix, objective
+from moe_theory.estimation.objective import mix
 from moe_theory.estimation.pool import Pool, until_settled
 from moe_theory.estimation.space import Chart
 from moe_theory.estimation.starts import StartMaker, plan_named
@@ -34,44 +38,67 @@ ROUNDING = 1e-8
 """Share of F by which two measures with the same f_G may differ at n = 10^15."""
 
 
-class Replicator(AbstractReplicator):
-    """Rows of a sweep of least squares."""
+class AbstractChartReplicator(AbstractReplicator):
+    """Rows of a sweep of adapted experts, whatever is fitted.
 
-    def __init__(self, sweep: SweepSpec, identified_set: bool = False):
-        plan = plan_named(sweep.starts)
-        self.sweep = sweep
-        self.setup: Setup = build(sweep.problem)
-        self.chart = Chart(self.setup.model, self.setup.space, self.setup.k_fit)
-        self._maker = StartMaker(self.chart, self.setup.truth, plan)
-        super().__init__(Pool(Problem, (self.chart, self.setup.design), sweep.block), sweep.block)
+    Args:
+        sweep: what is run.
+        setup: its problem.
+        kind, shared: make a lane's problem of its data, ``kind(*shared, data)`` (see ``Pool``).
+        identified_set: whether to search for the range of D_12 over fits that are as good.
+    """
+
+    def __init__(
+        self,
+        sweep: SweepSpec,
+        setup: Setup,
+        chart: Chart,
+        kind: Callable[..., AbstractChartProblem],
+        shared: tuple[Any, ...],
+        identified_set: bool,
+    ):
+        self.sweep, self.setup, self.chart = sweep, setup, chart
+        self._maker = StartMaker(chart, setup.truth, plan_named(sweep.starts))
+        self._make = kind, shared
+        super().__init__(Pool(kind, shared, sweep.block), sweep.block)
         self._certify = jax.jit(jax.vmap(self._certify_lane))
         self._measure = jax.jit(jax.vmap(self._measure_lane))
         self._end_loss = jax.jit(jax.vmap(self._d_12))
-        self._splits = block_splits(self.chart, self.setup.truth) if identified_set else None
+        self._splits = block_splits(chart, setup.truth) if identified_set else None
         self._begin_search = jax.jit(jax.vmap(self._begin_lane))
         self._search = jax.jit(jax.vmap(self._search_lane))
         self._split_values = jax.jit(jax.vmap(self._split_lane))
 
-    def draw(self, n: int, number: int) -> Replication:
-        """The statistics of n draws, and starts."""
-        data = draw_statistics(self.setup.values, self.setup.sigma, n, self.sweep.seed, number)
-        starts = self._maker.make(n, self.sweep.seed, number)
-        squares = np.sum((self.setup.values - data.mean) ** 2, axis=0)
-        return Replication(n, number, data, 0.5 * float(data.precision @ squares), starts.kinds, starts.z)
+    @abstractmethod
+    def data(self, n: int, number: int) -> tuple[Any, float]:
+        """What a replication's fits see of its n draws, and F at the truth."""
 
-    def _certify_lane(self, data: Statistics, state: State, truth_value: Any) -> Certificate:
-        return certify(Problem(self.chart, self.setup.design, data), state, truth_value)
+    @abstractmethod
+    def distance(self, z: jax.Array) -> jax.Array:
+        """How far the fitted function or density is from the true one."""
+
+    def problem(self, data: Any) -> AbstractChartProblem:
+        """The problem of one lane."""
+        kind, shared = self._make
+        return kind(*shared, data)
+
+    def draw(self, n: int, number: int) -> Replication:
+        """The data of n draws, and starts."""
+        data, truth_value = self.data(n, number)
+        starts = self._maker.make(n, self.sweep.seed, number)
+        return Replication(n, number, data, truth_value, starts.kinds, starts.z)
+
+    def _certify_lane(self, data: Any, state: State, truth_value: Any) -> Certificate:
+        return certify(self.problem(data), state, truth_value)
 
     def _measure_lane(self, z: jax.Array) -> tuple[Losses, Losses, Losses, jax.Array]:
-        model, truth, design = self.setup.model, self.setup.truth, self.setup.design
+        model, truth = self.setup.model, self.setup.truth
         fitted = self.chart.measure(z)
-        prediction = mix(self.chart.coefficients(z), design).prediction
-        distance = jnp.sqrt(jnp.mean(jnp.sum((prediction - self.setup.values) ** 2, axis=0)))
         plain = effective_losses(model, fitted, truth, anchored=False)
-        return effective_losses(model, fitted, truth), plain, factor_losses(model, fitted, truth), distance
+        return effective_losses(model, fitted, truth), plain, factor_losses(model, fitted, truth), self.distance(z)
 
-    def _search_lane(self, data: Statistics, search: Search) -> Search:
-        return search_step(Problem(self.chart, self.setup.design, data), search, self._d_12)
+    def _search_lane(self, data: Any, search: Search) -> Search:
+        return search_step(self.problem(data), search, self._d_12)
 
     def _begin_lane(self, state: State, levels: jax.Array) -> Search:
         """All that `SEARCHES` asks for, in its order."""
@@ -79,7 +106,7 @@ class Replicator(AbstractReplicator):
         begin = jax.vmap(lambda level, sign: begin_search(state, self._d_12, level, sign))
         return begin(levels[which], jnp.asarray(signs))
 
-    def _ends(self, data: Statistics, states: State, levels: np.ndarray) -> np.ndarray:
+    def _ends(self, data: Any, states: State, levels: np.ndarray) -> np.ndarray:
         """The end that every search reaches from every fit: (fits, searches)."""
         begun = self.padded(self._begin_search, states, levels)
         searches = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), begun)
@@ -88,13 +115,9 @@ class Replicator(AbstractReplicator):
         ended: Search = until_settled(self._search, lambda lanes: lanes.left > 0, size, repeated, searches)
         return np.asarray(ended.reached).reshape(-1, len(SEARCHES))
 
-    def _split_lane(self, data: Statistics) -> jax.Array:
+    def _split_lane(self, data: Any) -> jax.Array:
         """F at every one of `block_splits`."""
-
-        def value(z: jax.Array) -> jax.Array:
-            return objective(self.chart.coefficients(z), self.setup.design, data)
-
-        return jax.vmap(value)(jnp.asarray(self._splits))
+        return jax.vmap(self.problem(data).value)(jnp.asarray(self._splits))
 
     def _d_12(self, z: jax.Array) -> jax.Array:
         return effective_losses(self.setup.model, self.chart.measure(z), self.setup.truth).d_12
@@ -114,7 +137,7 @@ class Replicator(AbstractReplicator):
         return frame
 
     def _range_columns(
-        self, members: list[Replication], data: Statistics, states: State, best: np.ndarray
+        self, members: list[Replication], data: Any, states: State, best: np.ndarray
     ) -> dict[str, np.ndarray]:
         """Every column of `SEARCHES`: searched from the fit, among the ends of other starts, and among
         the splits of the truth.
@@ -138,6 +161,35 @@ class Replicator(AbstractReplicator):
             columns[name] = ends[:, place].copy()
             (np.minimum if sign < 0 else np.maximum).at(columns[name], owner[inside], reached[inside])
         return columns
+
+
+class Replicator(AbstractChartReplicator):
+    """Rows of a sweep of least squares."""
+
+    def __init__(self, sweep: SweepSpec, identified_set: bool = False):
+        setup = build(sweep.problem)
+        chart = Chart(setup.model, setup.space, setup.k_fit)
+        super().__init__(sweep, setup, chart, Problem, (chart, setup.design), identified_set)
+
+    def data(self, n: int, number: int) -> tuple[Statistics, float]:
+        """The sufficient statistics."""
+        data = draw_statistics(self.setup.values, self.setup.sigma, n, self.sweep.seed, number)
+        return data, value_of(self.setup.values, data)
+
+    def distance(self, z: jax.Array) -> jax.Array:
+        """||f_G - f_{G*}||."""
+        return function_distance(self.setup, self.chart, z)
+
+
+def value_of(values: Float[np.ndarray, "d_out M"], data: Statistics) -> float:
+    """F of least squares at a function."""
+    return 0.5 * float(data.precision @ np.sum((values - data.mean) ** 2, axis=0))
+
+
+def function_distance(setup: Setup, chart: Chart, z: jax.Array) -> jax.Array:
+    """||f_G - f_{G*}|| in L2(mu)."""
+    prediction = mix(chart.coefficients(z), setup.design).prediction
+    return jnp.sqrt(jnp.mean(jnp.sum((prediction - setup.values) ** 2, axis=0)))
 
 
 def _error_columns(losses: Losses, plain: Losses, factors: Losses, distance: np.ndarray) -> dict[str, Any]:

@@ -158,7 +158,7 @@ class ProblemSpec(Specification):
     k_true: Annotated[int, Field(ge=1)] = 2
     k_fit: int = 3
     sigma: Positive = 1.0
-    gate: Literal["attention", "gaussian"] = "attention"
+    gate: Literal["attention", "gaussian", "density"] = "attention"
     adapter: Literal["lora", "replora", "dora", "doran", "dial", "hora", "hora-heads"] = "lora"
     activation: Literal["identity", "tanh", "sigmoid"] = "identity"
     magnitudes: Literal["fixed", "global", "free"] = "fixed"

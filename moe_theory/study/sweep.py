@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from moe_theory.errors import MoeTheoryError
+from moe_theory.study.adapted_spec import AdaptedSweepSpec
 from moe_theory.study.density_spec import DensitySweepSpec
 from moe_theory.study.progress import Progress
 from moe_theory.study.spec import SweepSpec, problem_hash, revise
@@ -31,7 +32,7 @@ SMOKE_DENSITY = {**SMOKE, "sizes": "1e8:1e11:4"}
 
 def smoke_of(claim: Claim) -> dict[str, Any]:
     """The settings of a claim's smoke run."""
-    return SMOKE_DENSITY if claim.kind == "density" else SMOKE
+    return SMOKE if claim.kind == "regression" else SMOKE_DENSITY
 
 
 def sweep_of(claim: Claim, **changes: Any) -> SweepSpec:
@@ -40,8 +41,8 @@ def sweep_of(claim: Claim, **changes: Any) -> SweepSpec:
     Raises:
         InputError: for settings that are out of range; all are named.
     """
-    base = DensitySweepSpec() if claim.kind == "density" else SweepSpec()
-    return revise(base, problem=dict(claim.problem), **{**claim.sweep, **changes})
+    kinds = {"regression": SweepSpec, "density": DensitySweepSpec, "adapted-density": AdaptedSweepSpec}
+    return revise(kinds[claim.kind](), problem=dict(claim.problem), **{**claim.sweep, **changes})
 
 
 Cell = tuple[int, int, int]
@@ -221,6 +222,10 @@ def _replicator(claim: Claim, sweep: SweepSpec) -> Any:
         from moe_theory.study.replicate_density import DensityReplicator
 
         return DensityReplicator(sweep)
+    if isinstance(sweep, AdaptedSweepSpec):
+        from moe_theory.study.replicate_adapted import AdaptedReplicator
+
+        return AdaptedReplicator(sweep, claim.identified_set)
     from moe_theory.study.replicate import Replicator
 
     return Replicator(sweep, claim.identified_set)

@@ -46,7 +46,8 @@ class Claim:
         problem: settings of the problem that differ from the defaults.
         identified_set: whether the range of D over the identified set is computed (the objective leaves it open).
         sweep: settings of the sweep (sizes, replications) that differ from the defaults.
-        kind: whether a regression function is fitted by least squares or a density by maximum likelihood.
+        kind: what is fitted: a regression function by least squares, a published density by maximum likelihood, or a
+            density of adapted experts by either.
     """
 
     id: str
@@ -59,4 +60,4 @@ class Claim:
     problem: Mapping[str, Any] = field(default_factory=dict)
     identified_set: bool = False
     sweep: Mapping[str, Any] = field(default_factory=dict)
-    kind: Literal["regression", "density"] = "regression"
+    kind: Literal["regression", "density", "adapted-density"] = "regression"

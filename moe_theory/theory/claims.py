@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from moe_theory.errors import InputError
+from moe_theory.theory.adapted_claims import adapted_claims
 from moe_theory.theory.claim import Claim, Measure
 from moe_theory.theory.density_claims import density_claims
 from moe_theory.theory.laws import Prediction
@@ -227,6 +228,7 @@ CLAIMS: Mapping[str, Claim] = MappingProxyType(
             *_dial_claims(),
             *_series_claims(),
             *density_claims(),
+            *adapted_claims(),
         )
     }
 )  # fmt: skip

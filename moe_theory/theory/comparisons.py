@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from moe_theory.errors import InputError
+from moe_theory.theory.adapted_claims import CONDITIONAL_FROM, SOURCE
 from moe_theory.theory.claims import CLAIMS, DORAN, EXACT_FROM, HEADS, HORA, OVER_FROM
 
 
@@ -121,6 +122,24 @@ COMPARISONS: Mapping[str, Comparison] = MappingProxyType(
                     Aspect("D_12_truth_highest", "largest D_12 of fits as good as the truth", -0.5),
                 ),
                 from_size=OVER_FROM,
+            ),
+            Comparison(
+                id="likelihood-vs-least-squares",
+                model="one model p(y | x), the same draws: its mean by least squares against its likelihood",
+                statement="LoRA's slow rate is the loss's: by its likelihood the same model has the rate of RepLoRA",
+                source=SOURCE,
+                question="other law",
+                pairs=tuple(
+                    Pair(words, 1.0, f"conditional-mean-{name}-over", f"conditional-density-{name}-over")
+                    for name, words in (("lora", "LoRA"), ("replora", "RepLoRA linear"))
+                ),
+                main=Aspect("D_12_truth_highest", "largest D_12 of fits as good as the truth", -0.5),
+                others=(
+                    Aspect("D_12", "Voronoi loss D_12", -0.5),
+                    Aspect("overfitted_value_error", "value block of over-fitted atoms", -0.25),
+                    Aspect("function_error", "conditional mean", -0.5),
+                ),
+                from_size=CONDITIONAL_FROM,
             ),
         )
     }

@@ -9,8 +9,9 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from moe_theory.errors import InputError
+from moe_theory.estimation.charted import ChartView as View
 from moe_theory.estimation.frames import enter, gauge_slice, leave, see
-from moe_theory.estimation.least_squares import Problem, View
+from moe_theory.estimation.least_squares import Problem
 from moe_theory.estimation.objective import design_of, flatten, gradient, objective, second_order
 from moe_theory.estimation.space import Chart
 from moe_theory.estimation.starts import StartMaker, plan_named

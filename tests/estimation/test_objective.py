@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moe_theory.estimation.charted import ChartView as View
 from moe_theory.estimation.frames import Frame, closest_pair, enter, gauge_slice, leave, split_scale
-from moe_theory.estimation.least_squares import Problem, View
+from moe_theory.estimation.least_squares import Problem
 from moe_theory.estimation.objective import design_of, flatten, gradient, objective, products_of, second_order
 from moe_theory.estimation.space import Chart, ParameterSpace
 from moe_theory.models.adapters import Lora, Projections, RepLora

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import brentq, linear_sum_assignment
 
+from moe_theory.estimation.charted import ChartView as View
 from moe_theory.estimation.frames import enter, see
-from moe_theory.estimation.least_squares import Problem, View
+from moe_theory.estimation.least_squares import Problem
 from moe_theory.estimation.objective import design_of, objective
 from moe_theory.estimation.space import Chart, ParameterSpace
 from moe_theory.estimation.trust_region import (

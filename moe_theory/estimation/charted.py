@@ -1,0 +1,140 @@
+"""A problem over a chart of mixing measures: what least squares and the likelihood of adapted experts have in common.
+
+F depends on z through an *image* of the measure in which it and its derivatives are cheap: coefficients of known
+features for least squares, moment rows for a likelihood. Steps are taken in moment coordinates of the closest pair of
+atoms, inside the gauge slice (``frames``).
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from moe_theory.estimation.frames import Frame, enter, gauge_slice, leave, see
+from moe_theory.estimation.smooth import AbstractProblem, AbstractView, Lagrangian, Sight
+from moe_theory.estimation.space import Chart
+
+
+class Curved(NamedTuple):
+    """F at an image, with its gradient in the flat image and its Hessian ``hessian(along)`` in other coordinates."""
+
+    value: Float[Array, ""]
+    gradient: Float[Array, " u"]
+    hessian: Callable[[Float[Array, "u z"]], Float[Array, "z z"]]
+
+
+class AbstractChartProblem(AbstractProblem):
+    """F of an image of the measure at z.
+
+    Attributes:
+        chart: Theta and its coordinates.
+    """
+
+    chart: eqx.AbstractVar[Chart]
+
+    @property
+    @abstractmethod
+    def information(self) -> Float[Array, ""]:
+        """n over the noise's variance, in whose units F is: the size of a split that is just seen."""
+
+    @property
+    @abstractmethod
+    def scale_is_seen(self) -> bool:
+        """Whether F sees the common scale of the weights of a model without frozen atoms."""
+
+    @abstractmethod
+    def image(self, z: Float[Array, " z"]) -> Any:
+        """What F sees of z."""
+
+    @abstractmethod
+    def flat(self, image: Any) -> Float[Array, " u"]:
+        """An image as a vector."""
+
+    @abstractmethod
+    def value_at(self, image: Any) -> Float[Array, ""]:
+        """F."""
+
+    @abstractmethod
+    def slope_at(self, image: Any) -> tuple[Float[Array, ""], Any]:
+        """F and dF, in the image's own structure."""
+
+    @abstractmethod
+    def curved_at(self, image: Any) -> Curved:
+        """F with exact first and second derivatives."""
+
+    def value(self, z: Float[Array, " z"]) -> Float[Array, ""]:
+        """F(z)."""
+        return self.value_at(self.image(z))
+
+    def slacks(self, z: Float[Array, " z"]) -> Float[Array, " c"]:
+        """Slacks of the constraints."""
+        return self.chart.slacks(z)
+
+    def sight(self, z: Float[Array, " z"], multipliers: Float[Array, " c"]) -> Sight:
+        """Moment coordinates of the closest pair of atoms, which is sorted to the front."""
+        seen = see(self.chart, z, self.information)
+        return Sight(seen.z, self.chart.reordered_slacks(multipliers, seen.order), ChartView(self, seen.frame))
+
+    def tidied(self, z: Float[Array, " z"]) -> Float[Array, " z"]:
+        """Balanced factors."""
+        return self.chart.balanced(z)
+
+
+class ChartView(AbstractView):
+    """A problem seen in the moment coordinates y of one frame."""
+
+    problem: AbstractChartProblem
+    frame: Frame
+
+    def enter(self, z: Float[Array, " z"]) -> Float[Array, " z"]:
+        """Moment coordinates of z."""
+        return enter(self.problem.chart, self.frame, z)
+
+    def leave(self, y: Float[Array, " z"]) -> Float[Array, " z"]:
+        """z of moment coordinates."""
+        return leave(self.problem.chart, self.frame, y)
+
+    def inside(self, y: Float[Array, " z"]) -> Float[Array, "z s"]:
+        """Orthonormal basis of the gauge slice."""
+        return gauge_slice(self.problem.chart, self.frame, y, self.problem.scale_is_seen).basis
+
+    def image(self, y: Float[Array, " z"]) -> Any:
+        """What F sees."""
+        return self.problem.image(self.leave(y))
+
+    def slacks(self, y: Float[Array, " z"]) -> Float[Array, " c"]:
+        """Slacks of the constraints."""
+        return self.problem.chart.slacks(self.leave(y))
+
+    def value(self, y: Float[Array, " z"]) -> Float[Array, ""]:
+        """F(y)."""
+        return self.problem.value_at(self.image(y))
+
+    def slope(self, y: Float[Array, " z"]) -> tuple[Float[Array, ""], Float[Array, " z"]]:
+        """F(y) and grad F(y)."""
+        image, pull = jax.vjp(self.image, y)
+        level, by_image = self.problem.slope_at(image)
+        return level, pull(by_image)[0]
+
+    def derivatives(self, y: Float[Array, " z"], multipliers: Float[Array, " c"]) -> Lagrangian:
+        """F, the slacks and the Hessian of F - lambda . s at y, exact: that in the image plus the chart's curvature.
+
+        Image and slacks are differentiated together, so that the chart is traversed once.
+        """
+        chart = self.problem.chart
+
+        def of_chart(point: Float[Array, " z"]) -> Float[Array, " u_c"]:
+            z = self.leave(point)
+            return jnp.concatenate([self.problem.flat(self.problem.image(z)), chart.slacks(z)])
+
+        at = self.problem.curved_at(self.image(y))
+        size = at.gradient.shape[0]
+        jacobian = jax.jacfwd(of_chart)(y)
+        pull = jnp.concatenate([at.gradient, -multipliers])
+        bend = jax.hessian(lambda point: jnp.vdot(pull, of_chart(point)))(y)
+        along = jacobian[:size]
+        return Lagrangian(at.value, at.gradient @ along, at.hessian(along) + bend, self.slacks(y), jacobian[size:])
