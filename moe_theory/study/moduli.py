@@ -12,9 +12,10 @@ from moe_theory.estimation.space import Chart
 from moe_theory.study.figures import save_figure, style
 from moe_theory.study.invisible import moves
 from moe_theory.study.problem import Setup
+from moe_theory.theory.envelope import Modulus
 from moe_theory.theory.identifiability import Identifiability
 from moe_theory.theory.margins import Mixture
-from moe_theory.theory.modulus import Modulus, modulus
+from moe_theory.theory.modulus import modulus
 
 SLOPES = (1.0, 0.5)
 """Drawn in grey: omega of a split that shows at order 2 and 4."""

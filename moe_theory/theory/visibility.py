@@ -25,6 +25,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from moe_theory.theory.envelope import RESOLVED
 from moe_theory.theory.families import AbstractSet
 from moe_theory.theory.margins import Cell, Mixture
 
@@ -36,7 +37,6 @@ HIDDEN_AMPLITUDES = 0.8 ** np.arange(11)
 """t at which invisible splits are looked for, in the same units: as large as may be, to a tenth."""
 INVISIBLE = 1e-11
 """Distance in L2(mu) that counts as rounding; outputs are of order one."""
-RESOLVED = 1e-12
 EVEN = 0.25
 ITERATIONS = 25
 STARTS = 2
