@@ -177,7 +177,10 @@ class MixtureStartMaker:
         raise InputError("no start lies inside the parameter space: lower weight_floor or widen the box")
 
     def _safe(self, rows: np.ndarray) -> np.ndarray:
-        """The same atoms with equal weights, locations pulled to the box's middle and middling variances."""
+        """The same atoms with equal weights, locations pulled to the box's middle and middling variances.
+
+        The gates of a softmax become equal: two far apart leave a third without a share, whatever the weights are.
+        """
         space, model, d = self._space, self._model, self._model.dimension
         low, high = np.asarray(space.low), np.asarray(space.high)
         middle = 0.5 * (low + high)
@@ -186,6 +189,7 @@ class MixtureStartMaker:
         matrix = np.diag(variances)
         if not isinstance(model, GaussianGated):
             matrix[:d, :d] = 0.0
+            center[:, :d] = center[:, :d].mean(axis=0)
         entries = np.broadcast_to(matrix[model.places()], (len(rows), len(model.free)))
         weights = np.full((len(rows), 1), float(np.sum(rows[:, 0])) / len(rows))
         return np.concatenate([weights, center, entries], axis=1)
