@@ -26,7 +26,7 @@ def fits_of(setup, sizes, replications, plan, block=8):
 
     problem = MixtureKind(setup.model, setup.levels)
     maker = MixtureStartMaker(setup.model, setup.space, setup.k_fit, setup.rows, plan)
-    drawn = [(n, r, setup.draw(n, 0, r)) for n in sizes for r in range(replications)]
+    drawn = [(n, r, Points(*map(jnp.asarray, setup.draw(n, 0, r)))) for n in sizes for r in range(replications)]
     lanes = [Lane(i, points, z) for i, (n, r, points) in enumerate(drawn) for z in maker.make(n, 0, r, points).z]
     value = jax.jit(lambda points: objective(setup.model, jnp.asarray(setup.rows), points))
     check = jax.jit(lambda points, state, level: certify(problem(setup.space, points), state, level))
