@@ -138,12 +138,13 @@ def _over(name: str, model: str, source: str, extra: int, **problem: Any) -> Cla
         *_both("D", "Voronoi loss D with block powers", Other(HALF, NO_POWER if by_factor else HALF, COMMON_FACTOR)),
         Measure("function_error", "Hellinger distance", HALF, ASYMPTOTIC_FROM),
     )
+    sweep = OVER_SWEEP if not by_factor else MappingProxyType({**OVER_SWEEP, "starts": "alike"})
     statement = (
         f"cells of {extra + 1} atoms: location blocks at n^-1/(2 rbar), scale blocks at n^-1/rbar, rest at n^-1/2"
     )
     return Claim(
         name, model, "over", statement, source, first, (*others, *rest), MappingProxyType(problem),
-        sweep=OVER_SWEEP, kind="density",
+        sweep=sweep, kind="density",
     )  # fmt: skip
 
 
