@@ -86,7 +86,7 @@ def draw_slopes(ax: Axes, panel: Panel, panels: Sequence[Panel]) -> None:
         container = ax.errorbar(middle, slopes.slope, 1.96 * slopes.standard_error, **points)
         container.lines[0].set_gid(f"{series.name}:slopes")
     ax.set_ylim(max(seen.min() - 0.05, -1.5), min(seen.max() + 0.05, 0.8))
-    ax.yaxis.set_major_locator(FixedLocator([*panel.slopes, 0.0]))
+    ax.yaxis.set_major_locator(FixedLocator(sorted({slope for each in panels for slope in each.slopes} | {0.0})))
     ax.yaxis.set_major_formatter(lambda value, _: fraction(value).replace("-", "−"))
     ax.grid(False, axis="y")
 

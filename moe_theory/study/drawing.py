@@ -65,7 +65,7 @@ def _block_panels(title: str, made: Report, rows: pd.DataFrame) -> list[Panel]:
             continue
         columns = [measure.column for measure in chosen]
         statistics = {measure.column: measure.statistic for measure in chosen}
-        slopes = tuple(sorted({references[column] for column in columns if column in references} | {-0.5}))
+        slopes = tuple(sorted({references[column] for column in columns if column in references})) or (-0.5,)
         panel = claim_panel(f"{title}: {words}" if not panels else words, rows, None, ASYMPTOTIC_FROM, columns,
                             references, statistics=statistics)  # fmt: skip
         panels.append(replace(panel, slopes=slopes))
