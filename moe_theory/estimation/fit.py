@@ -14,7 +14,7 @@ derivation.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ from moe_theory.estimation.user_data import Scaling, matrix_of, padded, points_o
 from moe_theory.models.density import AbstractDensity, GaussianGated, SoftmaxGated
 from moe_theory.models.measure import MixingMeasure
 
-Method = Literal["trust-region", "em"]
+METHODS = ("trust-region", "em")
 
 STARTS = 8
 BLOCK = 4
@@ -83,7 +83,7 @@ class DensityFit:
     standard_errors: MixingMeasure | None
     starts_agreeing: int
     starts: int
-    method: Method = "trust-region"
+    method: str = "trust-region"
     sweeps: int = 0
 
     @property
@@ -138,7 +138,7 @@ def fit_gaussian_gated(
     deviation_floor: float = DEVIATION_FLOOR,
     starts: int = STARTS,
     seed: int = 0,
-    method: Method = "trust-region",
+    method: str = "trust-region",
 ) -> DensityFit:
     """Fit p(x, y) = sum_i w_i N(x; c_i, Gamma_i) N(y; A_i x + b_i, nu_i) by maximum likelihood.
 
@@ -173,7 +173,7 @@ def fit_softmax_gated(
     deviation_floor: float = DEVIATION_FLOOR,
     starts: int = STARTS,
     seed: int = 0,
-    method: Method = "trust-region",
+    method: str = "trust-region",
 ) -> DensityFit:
     """Fit p(y | x) = sum_i softmax_i(beta0_i + beta1_i . x) N(y; a_i x + b_i, nu_i) by maximum likelihood.
 
@@ -218,7 +218,7 @@ class Settings(NamedTuple):
     deviation_floor: float
     starts: int
     seed: int
-    method: Method
+    method: str
 
     def check(self, k: int) -> None:
         """Raise InputError for what is out of range."""
@@ -227,9 +227,9 @@ class Settings(NamedTuple):
                 "deviation_floor must lie in (0, 1) and weight_floor in (0, 1/k), got "
                 f"{self.deviation_floor} and {self.weight_floor}"
             )
-        if self.starts < 1 or self.method not in get_args(Method):
+        if self.starts < 1 or self.method not in METHODS:
             raise InputError(
-                f"starts must be 1 or more and method one of {', '.join(get_args(Method))}, got {self.starts} and "
+                f"starts must be 1 or more and method one of {', '.join(METHODS)}, got {self.starts} and "
                 f"{self.method!r}"
             )
 
@@ -239,7 +239,7 @@ class End(NamedTuple):
 
     state: State
     certificate: Certificate
-    method: Method
+    method: str
     sweeps: int
 
 

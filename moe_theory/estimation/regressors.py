@@ -11,7 +11,6 @@ from moe_theory.estimation.fit import (
     STARTS,
     WEIGHT_FLOOR,
     DensityFit,
-    Method,
     fit_gaussian_gated,
     fit_softmax_gated,
 )
@@ -42,14 +41,14 @@ class _GatedRegressor(RegressorMixin, MultiOutputMixin, BaseEstimator):
         weight_floor: float = WEIGHT_FLOOR,
         deviation_floor: float = DEVIATION_FLOOR,
         n_starts: int = STARTS,
-        method: Method = "trust-region",
+        method: str = "trust-region",
         random_state: int = 0,
     ):
         self.n_components = n_components
         self.weight_floor = weight_floor
         self.deviation_floor = deviation_floor
         self.n_starts = n_starts
-        self.method: Method = method
+        self.method = method
         self.random_state = random_state
 
     def _fitted(self, x: Any, y: Any, weights: Any, **options: Any) -> DensityFit:
@@ -81,14 +80,17 @@ class _GatedRegressor(RegressorMixin, MultiOutputMixin, BaseEstimator):
 
     def predict(self, X: Any) -> Float[np.ndarray, "n"] | Float[np.ndarray, "n d_out"]:
         """E[y | x] = sum_i gate_i(x) (A_i x + b_i)."""
-        found = self.fit_.predict(self._inputs(X))
+        inputs = self._inputs(X)
+        found = self.fit_.predict(inputs)
         return found[:, 0] if self._flat else found
 
     def predict_proba(self, X: Any) -> Float[np.ndarray, "n k"]:
         """Probability of each expert given x alone, the gate."""
-        return self.fit_.gate(self._inputs(X))
+        inputs = self._inputs(X)
+        return self.fit_.gate(inputs)
 
     def _inputs(self, X: Any) -> Float[np.ndarray, "n d"]:
+        """Checked inputs; before ``fit``, scikit-learn's NotFittedError."""
         check_is_fitted(self, "fit_")
         return validate_data(self, X, dtype=np.float64, reset=False)
 
@@ -112,7 +114,7 @@ class GaussianGatedRegressor(_GatedRegressor):
         weight_floor: float = WEIGHT_FLOOR,
         deviation_floor: float = DEVIATION_FLOOR,
         n_starts: int = STARTS,
-        method: Method = "trust-region",
+        method: str = "trust-region",
         random_state: int = 0,
     ):
         super().__init__(

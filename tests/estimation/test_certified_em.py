@@ -63,7 +63,7 @@ def test_where_em_crawls_the_trust_region_method_takes_over():
 
 def test_an_unknown_method_is_refused():
     with pytest.raises(InputError, match="trust-region, em"):
-        fit_gaussian_gated(*lines(), 2, method="newton")  # pyright: ignore[reportArgumentType]
+        fit_gaussian_gated(*lines(), 2, method="newton")
 
 
 def test_equal_points_and_their_weights_are_one_thing():
