@@ -14,8 +14,6 @@ from moe_theory.study.panels import Panel, Series, fraction
 from moe_theory.study.verdict import CERTIFIED_SHARE, MISSING_SHARE
 from moe_theory.theory.summaries import ErrorCurve, local_slopes
 
-REFERENCES = (-0.5, -0.25)
-"""Slopes drawn in grey: the rates of an identified and of an over-fitted parameter."""
 GREY = "0.45"
 _PALE = "0.65"
 BOUND_LINE: Any = (0, (1, 1))
@@ -64,8 +62,8 @@ def _draw_references(ax: Axes, panel: Panel, panels: Sequence[Panel]) -> None:
     """The steepest slope below all data, the others above their start, so that they cross as little as can be."""
     curves = [series.curve for each in panels for series in each.series]
     ends = np.array([min(s.curve.n[0] for s in panel.series), max(s.curve.n[-1] for s in panel.series)])
-    for slope in REFERENCES:
-        if slope == min(REFERENCES):
+    for slope in panel.slopes:
+        if slope == min(panel.slopes):
             constant = 0.45 * min(np.min(curve.lower * curve.n**-slope) for curve in curves)
         else:
             constant = 2.2 * max(curve.upper[0] * curve.n[0] ** -slope for curve in curves)
@@ -79,7 +77,7 @@ def draw_slopes(ax: Axes, panel: Panel, panels: Sequence[Panel]) -> None:
     """Slope by decade with its 95 % interval, the series a little apart from each other."""
     curves = [series.curve for each in panels for series in each.series if series.curve.n.size > 1]
     seen = np.concatenate([[-0.6, 0.1], *(local_slopes(curve).slope for curve in curves)])
-    for slope in (*REFERENCES, 0.0):
+    for slope in (*panel.slopes, 0.0):
         ax.axhline(slope, color=_PALE, linewidth=0.8, zorder=1)
     for i, (series, look) in enumerate(zip(panel.series, _looks(panel), strict=True)):
         if series.curve.n.size < 2:
@@ -91,7 +89,7 @@ def draw_slopes(ax: Axes, panel: Panel, panels: Sequence[Panel]) -> None:
         container = ax.errorbar(middle, slopes.slope, 1.96 * slopes.standard_error, **points)
         container.lines[0].set_gid(f"{series.name}:slopes")
     ax.set_ylim(max(seen.min() - 0.05, -1.5), min(seen.max() + 0.05, 0.8))
-    ax.yaxis.set_major_locator(FixedLocator([*REFERENCES, 0.0]))
+    ax.yaxis.set_major_locator(FixedLocator(sorted({slope for each in panels for slope in each.slopes} | {0.0})))
     ax.yaxis.set_major_formatter(lambda value, _: fraction(value).replace("-", "−"))
     ax.grid(False, axis="y")
 

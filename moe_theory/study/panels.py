@@ -23,6 +23,15 @@ BOUND_POINTS = 73
 """Points at which a lower bound is drawn."""
 IDENTIFIED_SET = ("D_12_lowest", "D_12_highest")
 """Columns with the least and largest D_12 over the fits that the objective cannot tell apart."""
+_BLOCKS = {
+    "": ("all blocks", 6),
+    "_center": ("centres $c$", 0),
+    "_gate": ("gate slopes $\\beta_1$", 0),
+    "_intercept": ("intercepts $b$", 1),
+    "_spread": ("spreads $\\Gamma$", 2),
+    "_noise": ("noise variances $\\nu$", 3),
+    "_slope": ("slopes $A$", 4),
+}
 _QUANTITIES: dict[str, tuple[str, int]] = {  # column: label and look, so that it looks the same in every figure
     "D_12": ("$D_{12}$", 0),
     "D_1": ("$D_1$", 0),
@@ -34,6 +43,14 @@ _QUANTITIES: dict[str, tuple[str, int]] = {  # column: label and look, so that i
     "D_12_truth_highest": ("max $D_{12}$ where $F \\leq F(G_*)$", 5),
     "D_12_highest": ("max $D_{12}$ within $10^{-3}$", 6),
     "farthest_error": ("farthest over-fitted atom", 4),
+    "weight_error": ("weights of cells", 4),
+    "D": ("$D$ with block powers", 0),
+    **{
+        f"{kind}{block}_error": look
+        for kind in ("pair", "triple", "singleton")
+        for block, look in _BLOCKS.items()
+        if (kind, block) != ("singleton", "")
+    },
 }
 
 
@@ -84,6 +101,7 @@ class Panel:
         note: one short line beneath the legend.
         subtitle: beneath the title, smaller; may hold $mathematics$.
         bound: sizes and errors that no estimator stays below at both of two measures; drawn as a thin line.
+        slopes: drawn in grey: by default the rates of an identified and of an over-fitted parameter.
     """
 
     title: str
@@ -92,6 +110,7 @@ class Panel:
     note: str = ""
     subtitle: str = ""
     bound: tuple[Array, Array] | None = None
+    slopes: tuple[float, ...] = (-0.5, -0.25)
 
 
 def claim_panel(

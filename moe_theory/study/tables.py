@@ -40,8 +40,11 @@ def _notes(made: Report) -> list[str]:
             f"{at.fit_error:.2g} after {at.iterations:.0f} iterations; a start with nothing of the truth in it ends at "
             f"the same minimum in {100 * at.untied_share:.0f} % of the replications"
         )
+    lines += [f"{measure.words}: hardly any fit has such a cell, not judged" for measure in made.unseen]
     for judged in (made.main, *made.others):
         words = judged.measure.words
+        if judged.remark:
+            lines.append(f"{words}: {judged.verdict.status}. {judged.verdict.reason} {_sentence(judged.remark)}")
         if judged.missing:
             meaning = "their fit has no such cell" if judged.measure.conditional else "these count as failures"
             lines.append(f"{words}: {judged.missing} of {judged.replications} replications have no value, {meaning}")
@@ -51,6 +54,10 @@ def _notes(made: Report) -> list[str]:
             sizes = ", ".join(f"{n:.0e}" for n in judged.left_out)
             lines.append(f"{words}: hardly any replication has a value at n = {sizes}, not in the curve")
     return [f"  {line}" for line in lines]
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _row(name: str, judged: Judged, certified: str) -> list[str]:
