@@ -15,6 +15,7 @@ from moe_theory.study.report import Report
 from moe_theory.theory.claims import Measure
 from moe_theory.theory.density_claims import ASYMPTOTIC_FROM
 from moe_theory.theory.envelope import Modulus
+from moe_theory.theory.summaries import Statistic
 
 Drawn = tuple[Report, pd.DataFrame]
 """A report and the rows that it judges."""
@@ -72,7 +73,7 @@ def _block_panels(title: str, made: Report, rows: pd.DataFrame) -> list[Panel]:
         if not chosen:
             continue
         columns = [measure.column for measure in chosen]
-        statistics = {measure.column: measure.statistic for measure in chosen}
+        statistics: dict[str, Statistic] = {measure.column: measure.statistic for measure in chosen}
         slopes = tuple(sorted({references[column] for column in columns if column in references})) or (-0.5,)
         panel = claim_panel(f"{title}: {words}" if not panels else words, rows, None, ASYMPTOTIC_FROM, columns,
                             references, statistics=statistics)  # fmt: skip
