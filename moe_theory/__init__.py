@@ -6,11 +6,14 @@ from moe_theory.precision import enable_x64, require_x64
 
 if TYPE_CHECKING:
     from moe_theory.estimation.fit import DensityFit, fit_gaussian_gated, fit_softmax_gated, select_k
+    from moe_theory.estimation.regressors import GaussianGatedRegressor, SoftmaxGatedRegressor
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DensityFit",
+    "GaussianGatedRegressor",
+    "SoftmaxGatedRegressor",
     "__version__",
     "enable_x64",
     "fit_gaussian_gated",
@@ -22,6 +25,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """The estimators, imported when asked for: they import JAX, and ``moe-theory --help`` must answer at once."""
+    if name.endswith("Regressor") and name in __all__:
+        from moe_theory.estimation import regressors
+
+        return getattr(regressors, name)
     if name in __all__:
         from moe_theory.estimation import fit
 

@@ -5,13 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from moe_theory.study.drawing import Drawn, draw_claims
 from moe_theory.study.panels import curve_of
 from moe_theory.study.report import predicted_words, report
 from moe_theory.study.store import Store
 from moe_theory.study.sweep import run_claims, smoke_of, sweep_of
 from moe_theory.study.tables import verdict_table
-from moe_theory.theory.claims import claim_named
+from moe_theory.study.verdict import standing_laws
+from moe_theory.theory.claims import Claim, claim_named
 from moe_theory.theory.laws import compare_laws
 
 
@@ -75,14 +78,27 @@ def main_published(
     settings = {"sizes": sizes, "replications": replications, "starts": "smoke" if given.smoke else "near"}
     short = [(claim, sweep_of(claim, seed=seed, **settings)) for claim in map(claim_named, claims)]
     for (claim, _), rows in zip(short, run_claims(short, Store(given.results), given.workers), strict=True):
-        share = rows.loc[rows["n"] >= 1000, "certified"].mean()
-        print(f"{claim.id}: slopes over {sizes}, too short for a verdict; {100 * share:.1f} % certified from 10^3 on")
-        for measure in (claim.main, *claim.others):
-            curve, _ = curve_of(rows, measure.column, measure.statistic)
-            if curve is not None and curve.n.size >= 3:
-                slope = compare_laws(curve).fits["power"]
-                low, high = slope.intervals["exponent"]
-                words = f"{slope.parameters['exponent']:+.3f} [{low:+.3f}, {high:+.3f}]"
-                print(f"  {measure.words}: {words}, predicted {predicted_words(measure.prediction)}")
+        print(told_of_short_range(claim, rows, sizes))
     for path in draw_claims(run(claims, *extended, seed, given), given.figures):
         print(path)
+
+
+def told_of_short_range(claim: Claim, rows: pd.DataFrame, sizes: str) -> str:
+    """What a range too short for a verdict shows: slopes, whether they hold the prediction, which laws it leaves."""
+    share = rows.loc[rows["n"] >= 1000, "certified"].mean()
+    lines = [f"{claim.id}: slopes over {sizes}, too short for a verdict; {100 * share:.1f} % certified from 10^3 on"]
+    for measure in (claim.main, *claim.others):
+        curve, _ = curve_of(rows, measure.column, measure.statistic)
+        if curve is None or curve.n.size < 3:
+            continue
+        laws = compare_laws(curve)
+        power = laws.fits["power"]
+        low, high = power.intervals["exponent"]
+        predicted = measure.prediction.exponent
+        held = "" if predicted is None else ", inside" if low <= predicted <= high else ", outside"
+        left = " or ".join(sorted(standing_laws(laws))) or "none of power, inverse-log, plateau"
+        lines.append(
+            f"  {measure.words}: {power.parameters['exponent']:+.3f} [{low:+.3f}, {high:+.3f}], predicted "
+            f"{predicted_words(measure.prediction)}{held}; laws not rejected: {left}"
+        )
+    return "\n".join(lines)

@@ -14,34 +14,40 @@ derivation.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
+from scipy.linalg import solve_triangular
+from scipy.special import softmax
 
 from moe_theory.errors import InputError
 from moe_theory.estimation.certificate import ACTIVE_SLACK, SPREAD, Certificate, certify, explain
+from moe_theory.estimation.certified_em import certified_em
 from moe_theory.estimation.em import em
 from moe_theory.estimation.likelihood import Points, objective, second_order
 from moe_theory.estimation.mixture import MixtureKind, MixtureSpace, slacks
 from moe_theory.estimation.mixture_starts import MixturePlan, MixtureStartMaker
 from moe_theory.estimation.pool import Lane, Pool
 from moe_theory.estimation.trust_region import State
+from moe_theory.estimation.user_data import Scaling, matrix_of, padded, points_of
 from moe_theory.models.density import AbstractDensity, GaussianGated, SoftmaxGated
 from moe_theory.models.measure import MixingMeasure
-from moe_theory.precision import require_x64
+
+METHODS = ("trust-region", "em")
 
 STARTS = 8
 BLOCK = 4
 DEVIATION_FLOOR = 0.01
 """Least standard deviation, in units of the data's scale."""
 WEIGHT_FLOOR = 0.01
+NODES = 64
+"""Inputs over which the mean of a softmax gate is taken; fewer points are repeated."""
 LEAST_EIGENVALUE = 1e-9
 """Of the information matrix scaled to a unit diagonal, from which on it counts as regular."""
-ALIKE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,8 @@ class DensityFit:
             relative to the last atom's); None unless the information matrix is regular.
         starts_agreeing: certified starts that ended at the same minimum, of ``starts``.
         starts: how many were tried.
+        method: what ended at this minimum: 'em' or 'trust-region'.
+        sweeps: of EM on the way, where the method asked for was 'em'.
     """
 
     model: GaussianGated | SoftmaxGated
@@ -75,6 +83,8 @@ class DensityFit:
     standard_errors: MixingMeasure | None
     starts_agreeing: int
     starts: int
+    method: str = "trust-region"
+    sweeps: int = 0
 
     @property
     def aic(self) -> float:
@@ -85,6 +95,36 @@ class DensityFit:
     def bic(self) -> float:
         """p log n - 2 log L."""
         return self.parameters * float(np.log(self.n)) - 2.0 * self.log_likelihood
+
+    def gate(self, x: Any) -> Float[np.ndarray, "n k"]:
+        """Probability of each atom given x alone: w_i N(x; c_i, Gamma_i) or exp(beta0_i + beta1_i . x), normalised.
+
+        Args:
+            x: inputs, (n, d) or (n,).
+
+        Raises:
+            InputError: for another width, or NaN.
+        """
+        inputs = matrix_of("x", x)
+        if inputs.shape[1] != self.model.dimension:
+            raise InputError(f"x must have {self.model.dimension} columns, got {inputs.shape[1]}")
+        atoms = jax.tree.map(np.asarray, self.measure.atoms)
+        logits = np.asarray(self.measure.log_weights)[None]
+        if isinstance(self.model, SoftmaxGated):
+            return softmax(logits + inputs @ atoms.gate.T, axis=1)
+        kernels = []
+        for center, spread in zip(atoms.center, atoms.spread, strict=True):
+            root = np.linalg.cholesky(spread)
+            whitened = solve_triangular(root, (inputs - center).T, lower=True)
+            kernels.append(-0.5 * np.sum(whitened**2, axis=0) - np.sum(np.log(np.diag(root))))
+        return softmax(logits + np.stack(kernels, axis=1), axis=1)
+
+    def predict(self, x: Any) -> Float[np.ndarray, "n d_out"]:
+        """E[y | x] = sum_i gate_i(x) (A_i x + b_i); arguments and errors as `gate`."""
+        share, inputs = self.gate(x), matrix_of("x", x)
+        atoms = self.measure.atoms
+        experts = np.einsum("koi,ni->nko", np.asarray(atoms.slope), inputs) + np.asarray(atoms.intercept)[None]
+        return np.einsum("nk,nko->no", share, experts)
 
 
 def fit_gaussian_gated(
@@ -98,6 +138,7 @@ def fit_gaussian_gated(
     deviation_floor: float = DEVIATION_FLOOR,
     starts: int = STARTS,
     seed: int = 0,
+    method: str = "trust-region",
 ) -> DensityFit:
     """Fit p(x, y) = sum_i w_i N(x; c_i, Gamma_i) N(y; A_i x + b_i, nu_i) by maximum likelihood.
 
@@ -111,13 +152,15 @@ def fit_gaussian_gated(
         deviation_floor: least standard deviation of Gamma and nu, in units of the data's scale by column.
         starts: how many compete.
         seed: of the starts.
+        method: 'trust-region', or 'em': expectation maximisation until the same certificate holds, which hands over to
+            the trust-region method where it crawls.
 
     Raises:
         InputError: for data that cannot be fitted: shapes, NaN, fewer distinct points than atoms, a constant column.
     """
-    points = _points(x, y, weights, k)
+    points = padded(points_of(x, y, weights, k))
     model = GaussianGated(points.x.shape[1], points.y.shape[1], gate_covariance)
-    return _fit(model, points, k, weight_floor, deviation_floor, starts, seed)
+    return _fit(model, points, k, Settings(weight_floor, deviation_floor, starts, seed, method))
 
 
 def fit_softmax_gated(
@@ -130,6 +173,7 @@ def fit_softmax_gated(
     deviation_floor: float = DEVIATION_FLOOR,
     starts: int = STARTS,
     seed: int = 0,
+    method: str = "trust-region",
 ) -> DensityFit:
     """Fit p(y | x) = sum_i softmax_i(beta0_i + beta1_i . x) N(y; a_i x + b_i, nu_i) by maximum likelihood.
 
@@ -138,9 +182,9 @@ def fit_softmax_gated(
     Raises:
         InputError: as `fit_gaussian_gated`.
     """
-    points = _points(x, y, weights, k)
+    points = padded(points_of(x, y, weights, k))
     model = SoftmaxGated(points.x.shape[1], points.y.shape[1])
-    return _fit(model, points, k, weight_floor, deviation_floor, starts, seed)
+    return _fit(model, points, k, Settings(weight_floor, deviation_floor, starts, seed, method))
 
 
 def select_k(
@@ -167,124 +211,54 @@ def select_k(
     return min(certified, key=lambda made: getattr(made, criterion)), fits
 
 
-class _Scaling:
-    """Centre and scale by column, and the way back."""
+class Settings(NamedTuple):
+    """How to fit; see `fit_gaussian_gated`."""
 
-    def __init__(self, points: Points):
-        self.x_center, self.x_scale = _robust(np.asarray(points.x), np.asarray(points.weight))
-        self.y_center, self.y_scale = _robust(np.asarray(points.y), np.asarray(points.weight))
+    weight_floor: float
+    deviation_floor: float
+    starts: int
+    seed: int
+    method: str
 
-    def scaled(self, points: Points) -> Points:
-        x, y = (np.asarray(points.x) - self.x_center) / self.x_scale, (np.asarray(points.y) - self.y_center)
-        return points._replace(x=jnp.asarray(x), y=jnp.asarray(y / self.y_scale))
-
-    def restored(self, measure: MixingMeasure) -> MixingMeasure:
-        """The measure in the data's own units (traceable)."""
-        atoms = measure.atoms
-        slope = atoms.slope * self.y_scale[None, :, None] / self.x_scale[None, None, :]
-        shift = self.y_center[None] - jnp.einsum("koi,i->ko", slope, jnp.asarray(self.x_center))
-        changed = {
-            "slope": slope,
-            "intercept": atoms.intercept * self.y_scale[None] + shift,
-            "noise": atoms.noise * (self.y_scale[:, None] * self.y_scale[None])[None],
-        }
-        log_weights = measure.log_weights
-        if hasattr(atoms, "center"):
-            changed["center"] = atoms.center * self.x_scale[None] + self.x_center[None]
-            changed["spread"] = atoms.spread * (self.x_scale[:, None] * self.x_scale[None])[None]
-            log_weights = log_weights - jax.nn.logsumexp(log_weights)
-        else:
-            gate = atoms.gate / self.x_scale[None]
-            log_weights = log_weights - gate @ self.x_center
-            changed["gate"] = gate - gate[-1:]
-            log_weights = log_weights - log_weights[-1]
-        return MixingMeasure(log_weights, atoms._replace(**changed))
+    def check(self, k: int) -> None:
+        """Raise InputError for what is out of range."""
+        if not (0 < self.deviation_floor < 1 and self.weight_floor > 0 and self.weight_floor * k < 1):
+            raise InputError(
+                "deviation_floor must lie in (0, 1) and weight_floor in (0, 1/k), got "
+                f"{self.deviation_floor} and {self.weight_floor}"
+            )
+        if self.starts < 1 or self.method not in METHODS:
+            raise InputError(
+                f"starts must be 1 or more and method one of {', '.join(METHODS)}, got {self.starts} and "
+                f"{self.method!r}"
+            )
 
 
-def _points(x: Any, y: Any, weights: Any, k: int) -> Points:
-    """Checked data as raw points, those of weight zero left out."""
-    require_x64()
-    inputs, outputs = (_matrix(name, value) for name, value in (("x", x), ("y", y)))
-    if len(inputs) != len(outputs):
-        raise InputError(f"x and y must have the same number of rows, got {len(inputs)} and {len(outputs)}")
-    weight = np.ones(len(inputs)) if weights is None else np.asarray(weights, np.float64)
-    if weight.shape != (len(inputs),) or not np.all(np.isfinite(weight)) or np.any(weight < 0):
-        raise InputError(f"weights must be {len(inputs)} finite numbers, none negative: one for each row")
-    drawn = weight > 0
-    inputs, outputs, weight = inputs[drawn], outputs[drawn], weight[drawn]
-    both = np.concatenate([inputs, outputs], axis=1)
-    distinct = len(np.unique(both, axis=0))
-    if k < 1 or k > distinct:
-        raise InputError(
-            f"k must lie between 1 and the number of distinct points of positive weight, {distinct}: got {k}"
-        )
-    for name, block in (("x", inputs), ("y", outputs)):
-        constant = np.flatnonzero(np.ptp(block, axis=0) <= ALIKE * np.max(np.abs(block), axis=0))
-        if constant.size:
-            raise InputError(f"column {constant[0]} of {name} is constant, its variance is 0: leave it out")
-    arrays = (inputs, outputs, weight, np.full(len(weight), -np.inf), 0.0)
-    return Points(*(jnp.asarray(array, jnp.float64) for array in arrays))
+class End(NamedTuple):
+    """Where one start ended, and how."""
+
+    state: State
+    certificate: Certificate
+    method: str
+    sweeps: int
 
 
-def _matrix(name: str, value: Any) -> Float[np.ndarray, "n s"]:
-    array = np.asarray(value, np.float64)
-    array = array[:, None] if array.ndim == 1 else array
-    if array.ndim != 2 or 0 in array.shape:
-        raise InputError(f"{name} must be a table of rows and columns, or one column, got shape {array.shape}")
-    bad = np.flatnonzero(~np.all(np.isfinite(array), axis=1))
-    if bad.size:
-        raise InputError(f"row {bad[0]} of {name} holds NaN or infinity ({bad.size} such rows): remove or fill them")
-    return array
-
-
-def _robust(block: Float[np.ndarray, "n s"], weight: Float[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted median and half the width of the middle 68 %; the standard deviation where that is 0."""
-    levels = []
-    for column in block.T:
-        order = np.argsort(column)
-        share = np.cumsum(weight[order]) / weight.sum()
-        levels.append([column[order][np.searchsorted(share, level)] for level in (0.16, 0.5, 0.84)])
-    low, middle, high = np.array(levels).T
-    mean = weight @ block / weight.sum()
-    deviation = np.sqrt(weight @ (block - mean) ** 2 / weight.sum())
-    width = 0.5 * (high - low)
-    return middle, np.where(width > ALIKE * deviation, width, deviation)
-
-
-def _fit(
-    model: GaussianGated | SoftmaxGated,
-    raw: Points,
-    k: int,
-    weight_floor: float,
-    deviation_floor: float,
-    starts: int,
-    seed: int,
-) -> DensityFit:
-    if not (0 < deviation_floor < 1 and weight_floor > 0 and weight_floor * k < 1 and starts >= 1):
-        raise InputError(
-            "deviation_floor must lie in (0, 1), weight_floor in (0, 1/k) and starts be 1 or more, got "
-            f"{deviation_floor}, {weight_floor} and {starts}"
-        )
-    scaling = _Scaling(raw)
+def _fit(model: GaussianGated | SoftmaxGated, raw: Points, k: int, settings: Settings) -> DensityFit:
+    settings.check(k)
+    scaling = Scaling(raw)
     points = scaling.scaled(raw)
     n = float(jnp.sum(points.weight))
     if isinstance(model, GaussianGated):
         points = points._replace(mass=jnp.asarray(n))
-    space = _space(model, points, weight_floor, deviation_floor)
-    kind = MixtureKind(model, min(1, k - 1))
-    maker = MixtureStartMaker(model, space, k, None, MixturePlan((), untied=starts, near=0))
-    begun = maker.make(max(int(n), 1), seed, 0, points)
-    pool = Pool(kind, (space,), min(BLOCK, starts))
-    ends = sorted(pool.run(iter(Lane(0, points, z) for z in begun.z)), key=lambda end: end.order)
-    ceiling = _one_atom(model, space, points)
-    found = [(end.state, _checked(kind, space, points, end.state, jnp.asarray(ceiling))) for end in ends]
-    rows = [np.asarray(state.z).reshape(k, -1) for state, _ in found]
-    sound = [bool(c.passed) and not _degenerate(model, space, r) for (_, c), r in zip(found, rows, strict=True)]
-    level = np.array([float(c.excess) for _, c in found])
+    space = _space(model, points, settings)
+    ends = _ends(MixtureKind(model, min(1, k - 1)), space, points, k, settings)
+    rows = [np.asarray(end.state.z).reshape(k, -1) for end in ends]
+    sound = [bool(e.certificate.passed) and not _degenerate(model, space, r) for e, r in zip(ends, rows, strict=True)]
+    level = np.array([float(end.certificate.excess) for end in ends])
     level = np.where(np.isfinite(level), level, np.inf)
     best = int(np.argmin(np.where(sound, level, np.inf))) if any(sound) else int(np.argmin(level))
     measure = scaling.restored(model.measure(jnp.asarray(rows[best])))
-    own = jax.tree.map(np.asarray, found[best][1])
+    own = jax.tree.map(np.asarray, ends[best].certificate)
     reason = explain(own) if sound[best] or not _degenerate(model, space, rows[best]) else (
         "degenerate: a variance is at its floor, where the likelihood grows only because it may shrink; use fewer "
         "atoms, a larger deviation_floor, or look for repeated points"
@@ -293,8 +267,32 @@ def _fit(
     return DensityFit(
         model, measure, sound[best], reason, own, _log_likelihood(model, measure, raw), n,
         k * model.row_size - (1 if isinstance(model, GaussianGated) else 1 + model.dimension), errors,
-        sum(s and bool(e <= level[best] + SPREAD) for s, e in zip(sound, level, strict=True)), starts,
+        sum(s and bool(e <= level[best] + SPREAD) for s, e in zip(sound, level, strict=True)), settings.starts,
+        ends[best].method, ends[best].sweeps,
     )  # fmt: skip
+
+
+def _ends(kind: MixtureKind, space: MixtureSpace, points: Points, k: int, settings: Settings) -> list[End]:
+    """The ends of all starts, which come from the data alone."""
+    maker = MixtureStartMaker(kind.model, space, k, None, MixturePlan((), untied=settings.starts, near=0))
+    begun = [z for z in maker.make(max(int(points.size), 1), settings.seed, 0, points).z]
+    ceiling = jnp.asarray(_one_atom(kind.model, space, points))
+    swept = [0] * len(begun)
+    done: dict[int, End] = {}
+    if settings.method == "em":
+        for place, z in enumerate(begun):
+            end = certified_em(kind, space, points, jnp.asarray(z).reshape(k, -1), ceiling)
+            swept[place], begun[place] = end.sweeps, np.asarray(end.state.z)
+            if not end.crawls:
+                done[place] = End(end.state, end.certificate, "em", end.sweeps)
+    left = [place for place in range(len(begun)) if place not in done]
+    if left:
+        pool = Pool(kind, (space,), min(BLOCK, settings.starts))
+        for end in pool.run(Lane(0, points, maker.inside(begun[place].reshape(k, -1)).reshape(-1)) for place in left):
+            place = left[end.order]
+            certificate = _checked(kind, space, points, end.state, ceiling)
+            done[place] = End(end.state, certificate, "trust-region", swept[place])
+    return [done[place] for place in range(len(begun))]
 
 
 def _log_likelihood(model: AbstractDensity, measure: MixingMeasure, raw: Points) -> float:
@@ -318,13 +316,12 @@ def _checked(kind: MixtureKind, space: MixtureSpace, points: Points, state: Stat
     return certify(kind(space, points), state, ceiling)
 
 
-def _space(
-    model: GaussianGated | SoftmaxGated, points: Points, weight_floor: float, deviation_floor: float
-) -> MixtureSpace:
+def _space(model: GaussianGated | SoftmaxGated, points: Points, settings: Settings) -> MixtureSpace:
     """Theta around standardised data: locations in its box and one scale more, variances up to its size squared."""
-    x, y = np.asarray(points.x), np.asarray(points.y)
+    drawn = np.asarray(points.weight) > 0
+    x, y = np.asarray(points.x)[drawn], np.asarray(points.y)[drawn]
     d, o = model.dimension, model.outputs
-    floor = np.full(d + o, deviation_floor**2)
+    floor = np.full(d + o, settings.deviation_floor**2)
     reach = np.ptp(y, axis=0) + 1.0
     if isinstance(model, GaussianGated):
         z = np.concatenate([x, y], axis=1)
@@ -340,8 +337,8 @@ def _space(
         cap = np.concatenate([np.full(d, slope), noise])
         scale = np.concatenate([np.ones(d), np.ones(o)])
         order = np.argsort(x[:, 0])
-        nodes = x[order[np.linspace(0, len(x) - 1, min(len(x), 64)).astype(int)]]
-    parts = (np.asarray(weight_floor), low, high, cap, floor, scale, nodes)
+        nodes = x[order[np.linspace(0, len(x) - 1, NODES).astype(int)]]
+    parts = (np.asarray(settings.weight_floor), low, high, cap, floor, scale, nodes)
     return MixtureSpace(*(jnp.asarray(part, jnp.float64) for part in parts))
 
 
@@ -360,7 +357,7 @@ def _degenerate(model: GaussianGated | SoftmaxGated, space: MixtureSpace, rows: 
 
 
 def _standard_errors(
-    model: GaussianGated | SoftmaxGated, scaling: _Scaling, points: Points, space: MixtureSpace, rows: np.ndarray
+    model: GaussianGated | SoftmaxGated, scaling: Scaling, points: Points, space: MixtureSpace, rows: np.ndarray
 ) -> MixingMeasure | None:
     """Delta method from the observed information; None where it is not regular or a constraint is active."""
     flat = jnp.asarray(rows.reshape(-1))

@@ -44,15 +44,19 @@ class MixturePlan(NamedTuple):
         splits: exponents e of splits n^-e for every choice of cells that the extra atoms may join, one start each.
         untied: starts from the data alone.
         near: (exact-specified only) the truth moved by n^-1/4.
+        alike: (softmax gate with every true atom fitted twice) all gates split alike by up to one standard deviation of
+            x, which leaves the density as it is.
     """
 
     splits: tuple[float, ...]
     untied: int
     near: int
+    alike: int = 0
 
 
 PLANS = {
     "standard": MixturePlan((0.125, 0.125, 0.125, 0.0), untied=2, near=2),
+    "alike": MixturePlan((0.125, 0.125, 0.125, 0.0), untied=2, near=2, alike=4),
     "near": MixturePlan((0.125, 0.125, 0.125), untied=0, near=2),
     "untied": MixturePlan((), untied=8, near=0),
     "smoke": MixturePlan((0.125,), untied=1, near=1),
@@ -91,7 +95,7 @@ class MixtureStartMaker:
         """All starts of one replication, inside Theta."""
         rng = np.random.default_rng(replication_generator(seed, n, replication).integers(2**63, size=4) + STREAM)
         made = list(self._tied(n, rng))
-        made += [("untied", self._inside(self._untied(points, rng))) for _ in range(self._plan.untied)]
+        made += [("untied", self.inside(self._untied(points, rng))) for _ in range(self._plan.untied)]
         return Starts(np.stack([rows.reshape(-1) for _, rows in made]), tuple(kind for kind, _ in made))
 
     def _tied(self, n: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
@@ -100,14 +104,32 @@ class MixtureStartMaker:
         extra = self._k - len(self._truth)
         if extra == 0:
             for _ in range(self._plan.near):
-                yield "near", self._inside(self._moved(n, rng))
+                yield "near", self.inside(self._moved(n, rng))
             return
         for cells in combinations_with_replacement(range(len(self._truth)), extra):
             first = rng.uniform(0.0, np.pi)
             for turn, exponent in enumerate(self._plan.splits):
                 angle = first + np.pi * turn / max(len(self._plan.splits), 1)
                 name = f"split-{'-'.join(map(str, cells))}"
-                yield name, self._inside(self._split(cells, SCALE * float(n) ** -exponent, angle, rng))
+                yield name, self.inside(self._split(cells, SCALE * float(n) ** -exponent, angle, rng))
+
+        if extra == len(self._truth) and not isinstance(self._model, GaussianGated):
+            for _ in range(self._plan.alike):
+                yield "alike", self.inside(self._alike(rng))
+
+    def _alike(self, rng: np.random.Generator) -> np.ndarray:
+        """Both halves of every atom with one share and one shift of the gate: a factor common to all gates."""
+        assert self._truth is not None
+        last = 1 + self._model.dimension
+        apart = np.asarray(self._space.scale)[: last - 1] * rng.uniform(-1.0, 1.0, last - 1)
+        share = rng.uniform(0.35, 0.65)
+        halves = []
+        for part, shift in ((share, (1.0 - share) * apart), (1.0 - share, -share * apart)):
+            rows = np.array(self._truth)
+            rows[:, 0] *= part
+            rows[:, 1:last] += shift
+            halves.append(rows)
+        return np.concatenate(halves)
 
     def _moved(self, n: int, rng: np.random.Generator) -> np.ndarray:
         assert self._truth is not None
@@ -166,7 +188,7 @@ class MixtureStartMaker:
             center = np.concatenate([np.zeros(d), center[d:]])
         return np.concatenate([[1.0 / k], center, matrix[model.places()]])
 
-    def _inside(self, rows: np.ndarray) -> np.ndarray:
+    def inside(self, rows: np.ndarray) -> np.ndarray:
         """Drawn towards the middle of Theta until every slack is above a thousandth."""
         safe = self._safe(rows)
         for share in (0.0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95):
@@ -177,7 +199,10 @@ class MixtureStartMaker:
         raise InputError("no start lies inside the parameter space: lower weight_floor or widen the box")
 
     def _safe(self, rows: np.ndarray) -> np.ndarray:
-        """The same atoms with equal weights, locations pulled to the box's middle and middling variances."""
+        """The same atoms with equal weights, locations pulled to the box's middle and middling variances.
+
+        The gates of a softmax become equal: two far apart leave a third without a share, whatever the weights are.
+        """
         space, model, d = self._space, self._model, self._model.dimension
         low, high = np.asarray(space.low), np.asarray(space.high)
         middle = 0.5 * (low + high)
@@ -186,6 +211,7 @@ class MixtureStartMaker:
         matrix = np.diag(variances)
         if not isinstance(model, GaussianGated):
             matrix[:d, :d] = 0.0
+            center[:, :d] = center[:, :d].mean(axis=0)
         entries = np.broadcast_to(matrix[model.places()], (len(rows), len(model.free)))
         weights = np.full((len(rows), 1), float(np.sum(rows[:, 0])) / len(rows))
         return np.concatenate([weights, center, entries], axis=1)

@@ -10,6 +10,7 @@ inputs have a finite support and there is a grid of outputs at each of them, wit
 Raw draws come from the continuous model. Source: theory section 5.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -28,8 +29,14 @@ REACH = 9.5
 """Standard deviations that the grid extends beyond every atom of the truth."""
 DROPPED = 1e-18
 """Largest total probability of the cells left out: a thousandth of one draw in 10^15."""
-MOST_CELLS = 4_000_000
-"""Cells of a tensor grid before any are left out."""
+MOST_CELLS = 200_000_000
+"""Cells of a tensor grid before any are left out; they are looked at in slabs, so this bounds time."""
+MOST_KEPT = 2_000_000
+"""Cells that are kept: a fit holds about 40 k q bytes for each, k atoms of q row entries (3 GB for two million, k = 4,
+d = 2)."""
+SLAB = 2**17
+"""Cells looked at together."""
+REMEDY = "raise the variance floors, use fewer dimensions, or fit raw draws (draw_joint, draw_conditional) instead"
 RAW_STREAM = 3
 """Separates the random stream of raw draws from that of counts."""
 
@@ -64,19 +71,48 @@ def joint_grid(model: GaussianGated, truth: MixingMeasure, least_deviation: Floa
         least_deviation: smallest that Theta allows, sqrt(Gamma) by input and sqrt(nu) by output, (D,).
 
     Raises:
-        InputError: for a tensor grid of more than ``MOST_CELLS`` cells.
+        InputError: for a tensor grid of more than ``MOST_CELLS`` cells, or ``MOST_KEPT`` after small ones are left out.
     """
     rows = model.rows(truth)
     mean, spread = (np.asarray(part) for part in _mean_and_deviation(model, rows))
     low, high = np.min(mean - REACH * spread, axis=0), np.max(mean + REACH * spread, axis=0)
     axes, spacing = _axes(low, high, least_deviation)
-    cells = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, model.joint)
     log_volume = float(np.sum(np.log(spacing)))
+    cells, probability, dropped = _worth_keeping(model, rows, axes, log_volume)
     x, y = cells[:, : model.dimension], cells[:, model.dimension :]
-    probability = np.exp(_log_densities(model, rows, x, y) + log_volume)
-    kept, dropped = _kept(probability)
     error = dropped + model.joint * (_alias() + erfc(REACH / np.sqrt(2.0)))
-    return _grid(x[kept], y[kept], log_volume, probability[kept], np.zeros(int(kept.sum()), int), spacing, error)
+    return _grid(x, y, log_volume, probability, np.zeros(len(x), int), spacing, error)
+
+
+def _worth_keeping(
+    model: GaussianGated, rows: Array, axes: list[Float[np.ndarray, " points"]], log_volume: float
+) -> tuple[Float[np.ndarray, "M D"], Float[np.ndarray, " M"], float]:
+    """Cells of a tensor grid with their probabilities, and the probability of those left out; slab by slab.
+
+    Raises:
+        InputError: if more than ``MOST_KEPT`` are worth keeping.
+    """
+    shape = tuple(map(len, axes))
+    total = int(np.prod(shape))
+    size = min(SLAB, total)
+    least = DROPPED / total
+    cells, probabilities, dropped, count = [], [], 0.0, 0
+    for first in range(0, total, size):
+        place = np.unravel_index(np.minimum(np.arange(first, first + size), total - 1), shape)
+        points = np.stack([axis[index] for axis, index in zip(axes, place, strict=True)], axis=1)
+        x, y = points[:, : model.dimension], points[:, model.dimension :]
+        probability = np.exp(np.asarray(_density(model, rows, x, y)) + log_volume)[: total - first]
+        kept = probability >= least
+        cells.append(points[: total - first][kept])
+        probabilities.append(probability[kept])
+        dropped += float(probability[~kept].sum())
+        count += int(kept.sum())
+        if count > MOST_KEPT:
+            raise InputError(
+                f"of the grid's {' x '.join(map(str, shape))} cells more than {MOST_KEPT:,} are worth keeping, too "
+                f"many for the memory of a fit: {REMEDY}"
+            )
+    return np.concatenate(cells), np.concatenate(probabilities), dropped
 
 
 def conditional_grid(
@@ -182,6 +218,11 @@ def _mean_and_deviation(model: GaussianGated, rows: Array) -> tuple[Array, Array
     return jax.vmap(model.mean)(rows), jnp.sqrt(jnp.diagonal(matrices, axis1=1, axis2=2))
 
 
+@partial(jax.jit, static_argnums=0)
+def _density(model: GaussianGated, rows: Array, x: Array, y: Array) -> Array:
+    return model.log_densities(rows, x, y)
+
+
 def _log_densities(
     model: GaussianGated | SoftmaxGated, rows: Array, x: Float[np.ndarray, "M d"], y: Float[np.ndarray, "M o"]
 ) -> Float[np.ndarray, " M"]:
@@ -194,9 +235,7 @@ def _axes(
     spacing = SPACING * np.asarray(least_deviation, np.float64)
     counts = np.ceil((high - low) / spacing).astype(int) + 1
     if np.prod(counts.astype(float)) > MOST_CELLS:
-        raise InputError(
-            f"a grid of {' x '.join(map(str, counts))} cells is too large: raise the variance floors, or use raw draws"
-        )
+        raise InputError(f"a grid of {' x '.join(map(str, counts))} cells is too large: {REMEDY}")
     return [start + step * np.arange(count) for start, step, count in zip(low, spacing, counts, strict=True)], spacing
 
 

@@ -14,10 +14,9 @@ from moe_theory.study.panels import Panel, Series, fraction
 from moe_theory.study.verdict import CERTIFIED_SHARE, MISSING_SHARE
 from moe_theory.theory.summaries import ErrorCurve, local_slopes
 
-REFERENCES = (-0.5, -0.25)
-"""Slopes drawn in grey: the rates of an identified and of an over-fitted parameter."""
 GREY = "0.45"
 _PALE = "0.65"
+BOUND_LINE: Any = (0, (1, 1))
 _LEAST_SHARE = 0.9
 LOOKS: tuple[tuple[str, str, Any], ...] = (
     ("#0072B2", "o", "-"),
@@ -38,6 +37,8 @@ def draw_errors(ax: Axes, panel: Panel, panels: Sequence[Panel]) -> None:
     place: dict[str, Any] = {"xytext": (0, 6), "textcoords": "offset points", "annotation_clip": False}
     ax.annotate(panel.subtitle, (0, 1), xycoords="axes fraction", fontsize=7.5, **place)
     _draw_references(ax, panel, panels)
+    if panel.bound is not None:
+        ax.plot(*panel.bound, color=GREY, linewidth=1.0, linestyle=BOUND_LINE, zorder=1, gid="bound")
     for series, look in zip(panel.series, _looks(panel), strict=True):
         curve, color, center = series.curve, look["color"], np.exp(series.curve.log_center)
         if series.identified is not None:
@@ -61,8 +62,8 @@ def _draw_references(ax: Axes, panel: Panel, panels: Sequence[Panel]) -> None:
     """The steepest slope below all data, the others above their start, so that they cross as little as can be."""
     curves = [series.curve for each in panels for series in each.series]
     ends = np.array([min(s.curve.n[0] for s in panel.series), max(s.curve.n[-1] for s in panel.series)])
-    for slope in REFERENCES:
-        if slope == min(REFERENCES):
+    for slope in panel.slopes:
+        if slope == min(panel.slopes):
             constant = 0.45 * min(np.min(curve.lower * curve.n**-slope) for curve in curves)
         else:
             constant = 2.2 * max(curve.upper[0] * curve.n[0] ** -slope for curve in curves)
@@ -76,7 +77,7 @@ def draw_slopes(ax: Axes, panel: Panel, panels: Sequence[Panel]) -> None:
     """Slope by decade with its 95 % interval, the series a little apart from each other."""
     curves = [series.curve for each in panels for series in each.series if series.curve.n.size > 1]
     seen = np.concatenate([[-0.6, 0.1], *(local_slopes(curve).slope for curve in curves)])
-    for slope in (*REFERENCES, 0.0):
+    for slope in (*panel.slopes, 0.0):
         ax.axhline(slope, color=_PALE, linewidth=0.8, zorder=1)
     for i, (series, look) in enumerate(zip(panel.series, _looks(panel), strict=True)):
         if series.curve.n.size < 2:
@@ -88,7 +89,7 @@ def draw_slopes(ax: Axes, panel: Panel, panels: Sequence[Panel]) -> None:
         container = ax.errorbar(middle, slopes.slope, 1.96 * slopes.standard_error, **points)
         container.lines[0].set_gid(f"{series.name}:slopes")
     ax.set_ylim(max(seen.min() - 0.05, -1.5), min(seen.max() + 0.05, 0.8))
-    ax.yaxis.set_major_locator(FixedLocator([*REFERENCES, 0.0]))
+    ax.yaxis.set_major_locator(FixedLocator(sorted({slope for each in panels for slope in each.slopes} | {0.0})))
     ax.yaxis.set_major_formatter(lambda value, _: fraction(value).replace("-", "−"))
     ax.grid(False, axis="y")
 
@@ -135,6 +136,9 @@ def legend_entries(panel: Panel) -> list[tuple[Line2D | Patch, str]]:
         if series.tail is not None:
             dash = Line2D([], [], color=color, marker="_", markersize=7, linestyle="none")
             entries.append((dash, f"{series.label}: {100 * series.tail[0]:g} % quantile"))
+    if panel.bound is not None:
+        line = Line2D([], [], color=GREY, linewidth=1.0, linestyle=BOUND_LINE)
+        entries.append((line, "no estimator below, at $G_*$ and another measure (two points)"))
     if any(_few(series.curve).any() for series in panel.series):
         entries.append((blank, f"hollow marker: more than {100 * MISSING_SHARE:g} % of the replications have no value"))
     return [*entries, (blank, panel.note)] if panel.note else entries

@@ -80,17 +80,21 @@ class DensitySetup(NamedTuple):
         return Points(*parts)  # pyright: ignore[reportArgumentType]
 
 
-def published_gaussian(setting: str) -> tuple[GaussianGated, MixingMeasure]:
-    """The Gaussian-gated truths of theory section 6, d = 1: 'type-1' and 'type-2'."""
+def published_gaussian(setting: str, dimension: int = 1) -> tuple[GaussianGated, MixingMeasure]:
+    """The Gaussian-gated truths of theory section 6: 'type-1' and 'type-2', with the same values on each axis of x."""
     second = setting == "type-2"
+    alike = np.ones((1, dimension))
+    center = np.array([[0.0 if second else -0.1], [0.1], [0.5]]) * alike
+    spread = np.array([0.042824, 0.0175, 0.01])[:, None, None] * np.eye(dimension)[None]
+    slope = np.array([[0.40453951], [-0.71428571], [0.0]]) * alike
     atoms = GaussianGatedAtom(
-        center=_column([0.0 if second else -0.1, 0.1, 0.5]),
-        spread=_column([0.042824, 0.0175, 0.01])[:, :, None],
-        slope=_column([0.40453951, -0.71428571, 0.0])[:, :, None],
+        center=jnp.asarray(center),
+        spread=jnp.asarray(spread),
+        slope=jnp.asarray(slope)[:, None, :],
         intercept=_column([0.3 if second else 0.34045395, -0.32857143, 0.2]),
         noise=_column([0.00887672, 0.02642857, 0.0175])[:, :, None],
     )
-    return GaussianGated(1), MixingMeasure(jnp.log(jnp.asarray([0.3, 0.4, 0.3])), atoms)
+    return GaussianGated(dimension), MixingMeasure(jnp.log(jnp.asarray([0.3, 0.4, 0.3])), atoms)
 
 
 def published_softmax() -> tuple[SoftmaxGated, MixingMeasure]:

@@ -1,47 +1,103 @@
 """Which figures are drawn of which claims."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
+import numpy as np
 import pandas as pd
 
-from moe_theory.study.figures import claim_figure, comparison_figure
+from moe_theory.study.figures import claim_figure, comparison_figure, rate_figure
 from moe_theory.study.panels import Panel, claim_panel
 from moe_theory.study.provenance import provenance
 from moe_theory.study.report import Report
+from moe_theory.theory.claims import Measure
+from moe_theory.theory.density_claims import ASYMPTOTIC_FROM
+from moe_theory.theory.envelope import Modulus
+from moe_theory.theory.summaries import Statistic
 
 Drawn = tuple[Report, pd.DataFrame]
 """A report and the rows that it judges."""
 
 
-def draw_claims(drawn: Sequence[Drawn], folder: Path) -> list[Path]:
+Bounds = Mapping[str, Modulus]
+"""Moduli of continuity by claim: their two-point bound is drawn under the errors."""
+
+
+def draw_claims(drawn: Sequence[Drawn], folder: Path, bounds: Bounds = MappingProxyType({})) -> list[Path]:
     """One figure per claim, named after it."""
-    paths = []
-    for made, rows in drawn:
-        measures = [made.claim.main, *made.claim.others]
-        paths += claim_figure(
-            f"{made.claim.model}, {made.claim.specification}-specified" if made.claim.specification == "exact"
-            else f"{made.claim.model}, over-specified",
-            rows,
-            made.main.verdict,
-            made.claim.main.from_size or None,
-            folder / made.claim.id,
-            columns=[measure.column for measure in measures],
-            references=_references(made),
-            provenance=lasting(provenance()),
-            statistics={measure.column: measure.statistic for measure in measures},
-        )  # fmt: skip
-    return paths
+    return [path for made, rows in drawn for path in _draw_claim(made, rows, folder / made.claim.id, bounds)]
 
 
-def draw_headline(drawn: Sequence[Drawn], folder: Path) -> list[Path]:
+def _draw_claim(made: Report, rows: pd.DataFrame, stem: Path, bounds: Bounds) -> list[Path]:
+    title = f"{made.claim.model}, {'exact' if made.claim.specification == 'exact' else 'over'}-specified"
+    measures = _drawn_measures(made)
+    described = lasting(provenance())
+    if made.claim.kind == "density" and made.claim.specification == "over":
+        judged = {"verdict": {"status": str(made.main.verdict.status), "reason": made.main.verdict.reason}}
+        return rate_figure(_block_panels(title, made, rows), stem, {**described, **judged})
+    return claim_figure(
+        title,
+        rows,
+        made.main.verdict,
+        made.claim.main.from_size or None,
+        stem,
+        columns=[measure.column for measure in measures],
+        references=_references(made),
+        provenance=described,
+        statistics={measure.column: measure.statistic for measure in measures},
+        bound=_bound(made, bounds),
+    )
+
+
+def _drawn_measures(made: Report) -> list[Measure]:
+    """The measures that have a curve; of two laws for one column the first."""
+    measures: dict[str, Measure] = {}
+    for judged in (made.main, *made.others):
+        measures.setdefault(judged.measure.column, judged.measure)
+    return list(measures.values())
+
+
+PARTS = {"pair": "cells of two atoms", "triple": "cells of three atoms", "": "what is estimated at $n^{-1/2}$"}
+
+
+def _block_panels(title: str, made: Report, rows: pd.DataFrame) -> list[Panel]:
+    """One panel for each kind of cell with a curve for each block of parameters, and one for everything else."""
+    panels = []
+    left = _drawn_measures(made)
+    references = _references(made)
+    for kind, words in PARTS.items():
+        chosen = [measure for measure in left if measure.column.startswith(kind)]
+        left = [measure for measure in left if measure not in chosen]
+        if not chosen:
+            continue
+        columns = [measure.column for measure in chosen]
+        statistics: dict[str, Statistic] = {measure.column: measure.statistic for measure in chosen}
+        slopes = tuple(sorted({references[column] for column in columns if column in references})) or (-0.5,)
+        panel = claim_panel(f"{title}: {words}" if not panels else words, rows, None, ASYMPTOTIC_FROM, columns,
+                            references, statistics=statistics)  # fmt: skip
+        panels.append(replace(panel, slopes=slopes))
+    return panels
+
+
+def draw_headline(drawn: Sequence[Drawn], folder: Path, bounds: Bounds = MappingProxyType({})) -> list[Path]:
     """One figure per claim, and LoRA beside RepLoRA, over-specified, on one error axis."""
-    paths = draw_claims(drawn, folder)
+    paths = draw_claims(drawn, folder, bounds)
     by_id = {made.claim.id: (made, rows) for made, rows in drawn}
     if {"lora-over", "replora-linear-over"} <= by_id.keys():
         panels = [_over_panel(*by_id[name]) for name in ("lora-over", "replora-linear-over")]
         paths += comparison_figure(panels[0], panels[1], folder / "lora-against-replora", lasting(provenance()))
     return paths
+
+
+def _bound(made: Report, bounds: Bounds) -> Callable[[np.ndarray], np.ndarray] | None:
+    """The two-point bound of a claim's loss as a function of n."""
+    found = bounds.get(made.claim.id)
+    if found is None:
+        return None
+    sigma = float(made.sweep.problem.sigma)
+    return lambda n: found.two_points(n, sigma)
 
 
 def _over_panel(made: Report, rows: pd.DataFrame) -> Panel:
@@ -60,7 +116,7 @@ def _over_panel(made: Report, rows: pd.DataFrame) -> Panel:
 
 def _references(made: Report) -> dict[str, float]:
     """The powers that are predicted, by column."""
-    predictions = {each.column: each.prediction.exponent for each in (made.claim.main, *made.claim.others)}
+    predictions = {measure.column: measure.prediction.exponent for measure in _drawn_measures(made)}
     return {column: exponent for column, exponent in predictions.items() if exponent is not None}
 
 

@@ -2,6 +2,8 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
 
 from moe_theory.estimation.adapted_likelihood import AdaptedProblem
 from moe_theory.estimation.least_squares import Problem
@@ -10,6 +12,7 @@ from moe_theory.estimation.space import Chart
 from moe_theory.sampling.statistics import Statistics
 from moe_theory.study.adapted_problem import AdaptedSetup, build_adapted
 from moe_theory.study.adapted_spec import AdaptedSweepSpec
+from moe_theory.study.invisible import farthest_invisible
 from moe_theory.study.replicate import AbstractChartReplicator, function_distance, value_of
 
 
@@ -33,6 +36,10 @@ class AdaptedReplicator(AbstractChartReplicator):
             return points, float(self._at_truth(points))
         data = self.adapted.statistics(points)
         return data, value_of(self.setup.values, data)
+
+    def invisible(self, splits: Float[np.ndarray, "splits z"]) -> Float[np.ndarray, " z"] | None:
+        """That of the mean; a density has none (its second-order margins are positive)."""
+        return farthest_invisible(self.setup, self.chart, splits) if self._by_mean else None
 
     def distance(self, z: jax.Array) -> jax.Array:
         """Hellinger distance on the lattice of a joint density, ||f_G - f_{G*}|| of a conditional one."""

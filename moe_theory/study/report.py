@@ -9,7 +9,7 @@ import pandas as pd
 
 from moe_theory.errors import InputError
 from moe_theory.study.spec import SweepSpec
-from moe_theory.study.verdict import CERTIFIED_SHARE, Terms, Verdict, judge
+from moe_theory.study.verdict import CERTIFIED_SHARE, Status, Terms, Verdict, judge
 from moe_theory.theory.claims import Claim, Measure
 from moe_theory.theory.laws import LawComparison, Prediction, compare_laws
 from moe_theory.theory.summaries import ErrorCurve, Statistic, local_slopes, summarise
@@ -45,6 +45,11 @@ class Judged:
         """All of them, with a value or without, over all sizes."""
         return int(self.curve.count.sum() + self.curve.missing.sum()) + sum(self.left_out.values())
 
+    @property
+    def remark(self) -> str:
+        """Why the law need not hold, where the data refute it."""
+        return self.measure.remark if self.verdict.status is Status.REFUTED else ""
+
     def laws(self, statistic: Statistic) -> LawComparison | None:
         """The laws on the medians or the means, over the sizes that the verdict used; None where it fitted nothing."""
         if self.verdict.exponent is None:
@@ -64,6 +69,7 @@ class Report:
         certified_share: certified replications over all, in each size the least.
         replications: per size.
         starts: what the fits owe to where they started.
+        unseen: measures of a kind of cell that hardly any fit has, which cannot be judged.
     """
 
     claim: Claim
@@ -73,6 +79,7 @@ class Report:
     certified_share: float
     replications: int
     starts: "Starts | None" = None
+    unseen: tuple[Measure, ...] = ()
 
     @property
     def certified(self) -> bool:
@@ -92,6 +99,7 @@ class Report:
             **_numbers(self.main),
             "starts": None if self.starts is None else self.starts._asdict(),
             "measures": [_judgement(judged) | _numbers(judged) for judged in self.others],
+            "unseen": [measure.column for measure in self.unseen],
         }
         return _plain(described)
 
@@ -147,11 +155,14 @@ def report(
     if rows.empty:
         raise InputError(f"no rows of {claim.id}: run `moe-theory run {claim.id}` first")
     share = min(float(np.mean(group["certified"].to_numpy(dtype=float))) for _, group in rows.groupby("n"))
+    unseen = tuple(each for each in claim.others if each.conditional and not _errors_by_size(each.column, rows)[0])
     main, *others = (
-        judge_measure(measure, rows, share, statistic, accuracies) for measure in (claim.main, *claim.others)
+        judge_measure(measure, rows, share, statistic, accuracies)
+        for measure in (claim.main, *claim.others)
+        if measure not in unseen
     )
     fewest = min(len(group) for _, group in rows.groupby("n"))
-    return Report(claim, sweep, main, tuple(others), share, fewest, _starts(claim, rows))
+    return Report(claim, sweep, main, tuple(others), share, fewest, _starts(claim, rows), unseen)
 
 
 def judge_measure(
@@ -214,6 +225,7 @@ def _judgement(judged: Judged) -> dict[str, Any]:
         "law": verdict.law,
         "verdict": str(verdict.status),
         "reason": verdict.reason,
+        "remark": judged.remark,
     }
 
 

@@ -25,7 +25,7 @@ from moe_theory.errors import InputError
 LARGEST_SIZE = 10**15
 """Largest sample size: the exact sampler's counts are exact in float64 up to about 2^53."""
 
-RESULTS_REVISION = 3
+RESULTS_REVISION = 4
 """Raised by hand whenever a change of the code changes the numbers that a stored row holds."""
 
 _MOST_SIZES = 1000
@@ -281,6 +281,16 @@ def problem_hash(sweep: SweepSpec) -> str:
             "revision": RESULTS_REVISION,
         }
     )
+
+
+CERTIFY_REVISION = 1
+"""Raised by hand whenever a change of the code changes what certify finds."""
+
+
+def truth_hash(problem: ProblemSpec) -> str:
+    """Name what margins and modulus of a problem depend on: the model and its truth, not the fit or the noise."""
+    settings = problem.model_dump(mode="json", exclude_defaults=True, exclude={"k_fit", "sigma", "weight_floor"})
+    return _digest({"problem": settings, "revision": CERTIFY_REVISION})
 
 
 def _digest(settings: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from moe_theory.study.report import Judged, Report, predicted_words
+from moe_theory.study.witnesses import Witness, Witnesses
 from moe_theory.theory.claims import Claim
 from moe_theory.theory.comparisons import Comparison
 
@@ -39,8 +40,11 @@ def _notes(made: Report) -> list[str]:
             f"{at.fit_error:.2g} after {at.iterations:.0f} iterations; a start with nothing of the truth in it ends at "
             f"the same minimum in {100 * at.untied_share:.0f} % of the replications"
         )
+    lines += [f"{measure.words}: hardly any fit has such a cell, not judged" for measure in made.unseen]
     for judged in (made.main, *made.others):
         words = judged.measure.words
+        if judged.remark:
+            lines.append(f"{words}: {judged.verdict.status}. {judged.verdict.reason} {_sentence(judged.remark)}")
         if judged.missing:
             meaning = "their fit has no such cell" if judged.measure.conditional else "these count as failures"
             lines.append(f"{words}: {judged.missing} of {judged.replications} replications have no value, {meaning}")
@@ -52,9 +56,34 @@ def _notes(made: Report) -> list[str]:
     return [f"  {line}" for line in lines]
 
 
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
 def _row(name: str, judged: Judged, certified: str) -> list[str]:
     *told, law, status = judged_words(judged)
     return [name, *told, law, certified, status]
+
+
+def witness_table(found: Iterable[Witnesses]) -> str:
+    """Prediction, modulus and simulation side by side, one row per claim and measure; then what is not stored yet."""
+    rows, absent = [["claim", *WITNESS_HEAD]], []
+    for each in found:
+        rows += [[each.claim.id if i == 0 else "", *witness_words(seen)] for i, seen in enumerate(each.each)]
+        if each.advice:
+            absent.append(f"{each.claim.id}: prediction and modulus are not stored; `{each.advice}` stores them")
+    return "\n".join([*([aligned(rows)] if len(rows) > 1 else []), *absent])
+
+
+WITNESS_HEAD = ("measure", "claimed", "certify", "modulus", "simulation", "three witnesses")
+
+
+def witness_words(seen: Witness) -> list[str]:
+    """One measure in words: what it is; the law claimed, foreseen, of the modulus; simulated exponent; the finding."""
+    told, claimed, simulated, _, status = judged_words(seen.judged)
+    certify = "-" if seen.foreseen is None else predicted_words(seen.foreseen)
+    modulus = "-" if seen.exponent is None else f"n^{seen.exponent:.2f}"
+    return [told, claimed, certify, modulus, f"{simulated} {status}", seen.finding]
 
 
 def judged_words(judged: Judged) -> list[str]:

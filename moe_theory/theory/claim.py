@@ -21,6 +21,7 @@ class Measure:
             statement: rare replications that do not converge leave the median alone.
         conditional: whether only a fit with such a cell has a value; which cell the extra atom joins is random. The law
             is that of the fits that have one; the others are counted and shown.
+        remark: why the law need not hold, said with a verdict that refutes it.
     """
 
     column: str
@@ -29,6 +30,7 @@ class Measure:
     from_size: float = 0.0
     statistic: Statistic = "median"
     conditional: bool = False
+    remark: str = ""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def fits_of(setup, sizes, replications, plan, block=8):
 
     problem = MixtureKind(setup.model, setup.levels)
     maker = MixtureStartMaker(setup.model, setup.space, setup.k_fit, setup.rows, plan)
-    drawn = [(n, r, setup.draw(n, 0, r)) for n in sizes for r in range(replications)]
+    drawn = [(n, r, Points(*map(jnp.asarray, setup.draw(n, 0, r)))) for n in sizes for r in range(replications)]
     lanes = [Lane(i, points, z) for i, (n, r, points) in enumerate(drawn) for z in maker.make(n, 0, r, points).z]
     value = jax.jit(lambda points: objective(setup.model, jnp.asarray(setup.rows), points))
     check = jax.jit(lambda points, state, level: certify(problem(setup.space, points), state, level))
@@ -97,3 +97,19 @@ def test_slacks_are_positive_at_the_truth_and_not_outside():
     assert not bool(jnp.all(slacks(setup.model, setup.space, thin) > 0))
     light = rows.at[0, 0].set(1e-3)
     assert not bool(jnp.all(slacks(setup.model, setup.space, light) > 0))
+
+
+def test_starts_with_all_gates_split_alike_are_the_truth_as_a_density():
+    """F there equals F of the truth to rounding of n = 10^8 counts, though the gates are apart."""
+    spec = DensityProblemSpec(family="softmax-gated", setting="published", k_true=2, k_fit=4)
+    setup = build_density(spec)
+    plan = MixturePlan((), 0, 0, alike=3)
+    points = Points(*map(jnp.asarray, setup.draw(10**8, 0, 0)))
+    made = MixtureStartMaker(setup.model, setup.space, 4, setup.rows, plan).make(10**8, 0, 0, points)
+    assert made.kinds == ("alike",) * 3
+    value = jax.jit(lambda rows: objective(setup.model, rows, points))
+    level = float(value(jnp.asarray(setup.rows)))
+    for z in made.z:
+        rows = jnp.asarray(z).reshape(4, -1)
+        assert float(value(rows)) == pytest.approx(level, abs=1e-4)
+        assert float(jnp.ptp(rows[:, 1])) > float(np.ptp(setup.rows[:, 1]))

@@ -11,6 +11,7 @@ from scipy.stats import multivariate_normal
 
 from moe_theory.errors import InputError
 from moe_theory.models.density import GaussianGated, SoftmaxGated
+from moe_theory.models.measure import MixingMeasure
 from tests.models.mixtures import MODELS, random_measure, slow_log_density
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -76,3 +77,19 @@ def test_impossible_models_are_refused():
         GaussianGated(0)
     with pytest.raises(InputError, match="'full' or 'diagonal'"):
         GaussianGated(1, 1, "round")
+
+
+def test_a_factor_common_to_all_gates_is_invisible_where_every_atom_is_fitted_twice():
+    """sum_i exp(beta0_i + beta1_i x) grows by cosh(delta x) in numerator and denominator: the density is the same."""
+    model, rng = MODELS["softmax"], np.random.default_rng(6)
+    truth = random_measure(model, 2, rng)
+    apart = (3.0, -3.0)
+    gates = jnp.concatenate([truth.atoms.gate + shift for shift in apart])
+    twice = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), truth)
+    atoms = twice.atoms._replace(gate=gates)
+    doubled = MixingMeasure(twice.log_weights, atoms)
+    x, y = jnp.asarray(rng.normal(size=(40, 1))), jnp.asarray(rng.normal(size=(40, 1)))
+    density = jax.vmap(model.log_density, (None, 0, 0))
+    np.testing.assert_allclose(density(doubled, x, y), density(truth, x, y), rtol=1e-12, atol=1e-13)
+    once = MixingMeasure(twice.log_weights[:3], jax.tree.map(lambda leaf: leaf[:3], atoms))
+    assert float(jnp.max(jnp.abs(density(once, x, y) - density(truth, x, y)))) > 0.01

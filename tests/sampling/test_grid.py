@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import chi2, ks_2samp
 
 from moe_theory.errors import InputError
+from moe_theory.sampling import grid as grids
 from moe_theory.sampling.grid import DROPPED, conditional_grid, draw_conditional, draw_counts, draw_joint, joint_grid
 from moe_theory.study.density_problem import published_gaussian, published_softmax
 
@@ -98,3 +99,30 @@ def test_impossible_requests_are_refused(joint):
     with pytest.raises(InputError, match="at least 1"):
         draw_joint(model, truth, 0, 0, 0)
     assert bool(jnp.all(jnp.asarray(grid.probability) > 0))
+
+
+def test_a_grid_of_two_inputs_sums_to_the_integrals_and_keeps_few_of_its_cells():
+    """d = 2, the published values on each axis: mean and covariance of (x, y) to rounding, within the stated bound."""
+    model, truth = published_gaussian("type-1", 2)
+    deviation = 0.95 * np.sqrt(np.array([0.01, 0.01, 0.00887672]))
+    grid = joint_grid(model, truth, deviation)
+    assert grid.error < 2 * DROPPED
+    z = np.concatenate([grid.x, grid.y], axis=1)
+    weights = np.exp(np.asarray(truth.log_weights))
+    means = np.asarray(jax.vmap(model.mean)(model.rows(truth)))
+    matrices = np.asarray(jax.vmap(model.matrix)(model.rows(truth)))
+    second = np.einsum("i,ijk->jk", weights, matrices + means[:, :, None] * means[:, None])
+    np.testing.assert_allclose(grid.probability @ z, weights @ means, atol=1e-14)
+    np.testing.assert_allclose((grid.probability[:, None] * z).T @ z, second, atol=1e-14)
+    assert draw_counts(grid, 10**15, 0, 0).sum() == 10**15
+    spans = np.ptp(z, axis=0) / grid.spacing + 1
+    assert len(z) < 0.5 * np.prod(spans)
+
+
+def test_a_grid_that_is_too_large_says_what_to_do(monkeypatch):
+    model, truth = published_gaussian("type-1", 2)
+    with pytest.raises(InputError, match="raise the variance floors, use fewer dimensions, or fit raw draws"):
+        joint_grid(model, truth, np.full(3, 1e-3))
+    monkeypatch.setattr(grids, "MOST_KEPT", 1000)
+    with pytest.raises(InputError, match="more than 1,000 are worth keeping"):
+        joint_grid(*published_gaussian("type-1"), FLOOR)

@@ -1,6 +1,7 @@
 """Reports: rows of a known law get the verdict that it deserves, and the JSON is complete and strict."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from moe_theory.errors import InputError
 from moe_theory.study.report import FEWEST, judge_measure, predicted_words, report
 from moe_theory.study.sweep import SMOKE, sweep_of
+from moe_theory.study.tables import verdict_table
 from moe_theory.theory.claims import HALF, NO_POWER, QUARTER, claim_named
 
 SIZES = tuple(10**e for e in range(3, 13))
@@ -23,6 +25,7 @@ KEYS = (
     "law",
     "verdict",
     "reason",
+    "remark",
     "certified_share",
     "replications",
     "n",
@@ -90,7 +93,8 @@ def test_the_json_has_every_key_and_no_nan(synthetic_rows):
     assert lower < described["exponent"] < upper
     assert [measure["loss"] for measure in described["measures"]] == [m.column for m in OVER.others]
     for measure in described["measures"]:
-        of_the_claim = {"id", "model", "specification", "certified_share", "n", "measures", "replications", "starts"}
+        of_the_claim = {"id", "model", "specification", "certified_share", "n", "measures", "replications"}
+        of_the_claim |= {"starts", "unseen"}
         assert set(measure) == set(described) - of_the_claim
 
 
@@ -206,3 +210,23 @@ def test_without_any_value_or_row_it_says_what_to_do(synthetic_rows):
 def test_predictions_in_words():
     assert predicted_words(QUARTER) == "n^-0.25"
     assert predicted_words(NO_POWER) == "no power law"
+
+
+def test_a_refuted_law_says_why_it_need_not_hold(synthetic_rows):
+    told = replace(OVER.others[0], prediction=HALF, remark="it is a bound")
+    claim = replace(OVER, others=(told,))
+    made = report(claim, sweep_of(claim, sizes=SIZES), synthetic_rows(SIZES, 64))
+    assert (made.others[0].verdict.status, made.others[0].remark) == ("REFUTED", "it is a bound")
+    assert "It is a bound." in verdict_table([made])
+    kept = report(OVER, sweep_of(OVER, sizes=SIZES), synthetic_rows(SIZES, 64))
+    assert all(judged.remark == "" for judged in kept.others)
+
+
+def test_a_kind_of_cell_that_hardly_any_fit_has_is_named_and_not_judged(synthetic_rows):
+    rows = synthetic_rows(SIZES, 16)
+    rows.loc[rows["replication"] > FEWEST - 2, "overfitted_error"] = np.nan
+    made = report(OVER, sweep_of(OVER, sizes=SIZES), rows)
+    assert [measure.column for measure in made.unseen] == ["overfitted_error"]
+    assert "overfitted_error" not in [judged.measure.column for judged in made.others]
+    assert strict(made.as_json())["unseen"] == ["overfitted_error"]
+    assert "over-fitted atoms: hardly any fit has such a cell, not judged" in verdict_table([made])
