@@ -126,7 +126,7 @@ COMPARISONS: Mapping[str, Comparison] = MappingProxyType(
             Comparison(
                 id="likelihood-vs-least-squares",
                 model="one model p(y | x), the same draws: its mean by least squares against its likelihood",
-                statement="LoRA's slow rate is the loss's: by its likelihood the same model has the rate of RepLoRA",
+                statement="the slow rate is the loss's: by its likelihood the same model has a power law",
                 source=SOURCE,
                 question="other law",
                 pairs=tuple(
