@@ -58,7 +58,7 @@ def modulus_figure(name: str, found: Modulus, sigma: float, stem: Path) -> list[
         ax.step(delta[known], found.at(delta)[known], where="post", color="#0072B2", gid="omega")
         ax.plot(found.distances[inside], found.losses[inside], "o", color="#0072B2", markersize=3, gid="measures")
         middle = float(np.median(delta[known]))
-        for slope in SLOPES:
+        for slope in SLOPES if found.slope > 0.0 else ():
             reference = found.at(np.array([middle]))[0] * (np.array(SHOWN) / middle) ** slope
             ax.plot(SHOWN, reference, color="0.65", linewidth=0.8, zorder=1, gid=f"reference {slope:g}")
             ax.annotate(f"slope {slope:g}", (SHOWN[1], reference[1]), ha="right", va="bottom", color="0.45", fontsize=7)
