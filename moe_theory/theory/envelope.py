@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from scipy.special import ndtr
 
 RESOLVED = 1e-12
 """Distance below which nothing but rounding is left; outputs are of order one."""
-RANGE = (1e-6, 1e-2)
-"""delta over which the slope is taken: sigma sqrt(p / n) at the sizes at which over-fitted laws are judged, from
-n = 10^5 (p / sigma^2 = 10) to 10^13. Omega saturates above, where an atom is as far away as Theta lets it be."""
+RANGE = (1e-6, 1e-3)
+"""delta over which the slope is taken: sigma sqrt(p / n) for n from 10^7 to 10^13 at p = 10. Above, atoms come as far
+as Theta lets them, and omega is no power."""
+INVISIBLE = 1e-11
+"""Distance in L2(mu) that counts as rounding; outputs are of order one."""
+LATTICE = 61
 
 
 class Modulus(NamedTuple):
@@ -62,41 +65,25 @@ class Modulus(NamedTuple):
         return np.max(self.losses * ndtr(-reach), axis=1)
 
 
-NEAR_HULL = 0.1
-"""Distance in log omega within which a corner counts as on the concave hull."""
-
-
 def envelope(found: Sequence[tuple[float, float]]) -> Modulus:
     """The increasing envelope of (distance, loss) pairs, and its slope.
 
-    The slope is that of the straight line through those corners of the envelope, in log coordinates, that lie on its
-    upper concave hull. The others lie below what their neighbours promise: another motion reaches further at that
-    distance, and only its amplitude there was not tried.
+    The slope is 0 if one of the measures does not move f_G at all: omega does not go to 0 then. Otherwise it is that of
+    the least-squares line through log omega on a lattice of log delta in ``RANGE``, straight between the corners of the
+    envelope, so that many measures at one distance count no more than one.
     """
     pairs = np.array(sorted((max(distance, RESOLVED), loss) for distance, loss in found))
     highest = np.maximum.accumulate(pairs[:, 1])
-    corner = np.concatenate([[True], highest[1:] > highest[:-1]])
-    distances, reached = pairs[corner, 0], highest[corner]
-    inside = (distances >= RANGE[0]) & (distances <= RANGE[1])
-    trusted = inside & _on_hull(np.log(distances), np.log(reached))
-    below = reached[distances < RANGE[0]]
-    slope = 0.0
-    if trusted.sum() > 1 and inside.sum() > 2:
-        slope = float(np.polyfit(np.log(distances[trusted]), np.log(reached[trusted]), 1)[0])
-    if below.size and inside.any():
-        ends = np.log(RANGE[1] / RANGE[0])
-        slope = min(slope, float(np.log(reached[inside][-1] / below[-1]) / ends))
-    return Modulus(distances, reached, slope)
+    last = np.append(pairs[1:, 0] > pairs[:-1, 0], True)
+    distances, reached = pairs[last, 0], highest[last]
+    higher = np.append(True, reached[1:] > reached[:-1])
+    distances, reached = distances[higher], reached[higher]
+    return Modulus(distances, reached, _slope(distances, reached))
 
 
-def _on_hull(x: Float[np.ndarray, " p"], y: Float[np.ndarray, " p"]) -> Bool[np.ndarray, " p"]:
-    """Which points, given from left to right, lie on or `NEAR_HULL` the upper concave hull (Andrew's chain)."""
-    hull: list[int] = []
-    for new in range(len(x)):
-        while len(hull) > 1:
-            first, last = hull[-2:]
-            if (y[last] - y[first]) * (x[new] - x[first]) > (y[new] - y[first]) * (x[last] - x[first]):
-                break
-            hull.pop()
-        hull.append(new)
-    return np.interp(x, x[hull], y[hull]) - y <= NEAR_HULL
+def _slope(distances: Float[np.ndarray, " p"], reached: Float[np.ndarray, " p"]) -> float:
+    ends = max(RANGE[0], float(distances[0])), min(RANGE[1], float(distances[-1]))
+    if distances[0] <= INVISIBLE or ends[0] >= ends[1]:
+        return 0.0
+    lattice = np.linspace(*np.log(ends), LATTICE)
+    return float(np.polyfit(lattice, np.interp(lattice, np.log(distances), np.log(reached)), 1)[0])

@@ -25,7 +25,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from moe_theory.theory.envelope import RESOLVED
+from moe_theory.theory.envelope import INVISIBLE, RESOLVED
 from moe_theory.theory.families import AbstractSet
 from moe_theory.theory.margins import Cell, Mixture
 
@@ -35,8 +35,6 @@ AMPLITUDES = (0.2, 0.1, 0.05)
 MOST = 2.0
 HIDDEN_AMPLITUDES = 0.8 ** np.arange(11)
 """t at which invisible splits are looked for, in the same units: as large as may be, to a tenth."""
-INVISIBLE = 1e-11
-"""Distance in L2(mu) that counts as rounding; outputs are of order one."""
 EVEN = 0.25
 ITERATIONS = 25
 STARTS = 2
