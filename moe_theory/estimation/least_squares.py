@@ -76,8 +76,11 @@ class View(AbstractView):
     def derivatives(self, y: Float[Array, " z"], multipliers: Float[Array, " c"]) -> Lagrangian:
         """F, the slacks and the Hessian of F - lambda . s at y, exact: J' H J plus the curvature of the chart.
 
-        Coefficients and slacks are differentiated together, so that the chart is traversed once.
+        Coefficients and slacks are differentiated together, so that the chart is traversed once. Where there are more
+        coefficients than the points that they are seen at, F itself is differentiated.
         """
+        if not self.problem.design.has_products:
+            return self._differentiated(y, multipliers)
         chart = self.problem.chart
 
         def of_chart(point: Float[Array, " z"]) -> Float[Array, " u_c"]:
@@ -92,3 +95,12 @@ class View(AbstractView):
         along = jacobian[:size]
         hessian = along.T @ flat.hessian @ along + bend
         return Lagrangian(flat.value, flat.gradient @ along, hessian, self.slacks(y), jacobian[size:])
+
+    def _differentiated(self, y: Float[Array, " z"], multipliers: Float[Array, " c"]) -> Lagrangian:
+        """The same by automatic differentiation of F and the slacks."""
+
+        def lagrangian(point: Float[Array, " z"]) -> Float[Array, ""]:
+            return self.value(point) - jnp.vdot(multipliers, self.slacks(point))
+
+        value, slope = self.slope(y)
+        return Lagrangian(value, slope, jax.hessian(lagrangian)(y), self.slacks(y), jax.jacfwd(self.slacks)(y))

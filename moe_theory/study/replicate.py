@@ -35,12 +35,18 @@ ROUNDING = 1e-8
 
 
 class Replicator(AbstractReplicator):
-    """Rows of a sweep of least squares."""
+    """Rows of a sweep of least squares.
 
-    def __init__(self, sweep: SweepSpec, identified_set: bool = False):
+    Args:
+        sweep: what is swept.
+        identified_set: whether to compute the columns of `SEARCHES`.
+        setup: the problem, where it is not the sweep's own.
+    """
+
+    def __init__(self, sweep: SweepSpec, identified_set: bool = False, setup: Setup | None = None):
         plan = plan_named(sweep.starts)
         self.sweep = sweep
-        self.setup: Setup = build(sweep.problem)
+        self.setup: Setup = setup or build(sweep.problem)
         self.chart = Chart(self.setup.model, self.setup.space, self.setup.k_fit)
         self._maker = StartMaker(self.chart, self.setup.truth, plan)
         super().__init__(Pool(Problem, (self.chart, self.setup.design), sweep.block), sweep.block)
