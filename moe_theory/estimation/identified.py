@@ -89,9 +89,9 @@ def _step(problem: AbstractProblem, state: State, loss: Loss, ceiling: Array, si
     full = vectors @ ((-slope + sign * length * pull) / curvature)
 
     def attempt(ratio: Array) -> tuple[Array, Array, Array]:
-        moved, _ = corrected(view, local, state.barrier, ratio * full, jnp.zeros(()))
-        inside = jnp.all(view.slacks(moved) > 0.0) & (view.value(moved) <= ceiling)
-        point = view.leave(moved)
+        moved = corrected(view, local, state.barrier, ratio * full, jnp.zeros(()))
+        inside = jnp.all(view.slacks(moved.y) > 0.0) & (moved.value <= ceiling)
+        point = view.leave(moved.y)
         return jnp.where(inside, point, z), inside, loss(point)
 
     points, inside, reached = jax.vmap(attempt)(jnp.asarray(SHORTENINGS))

@@ -36,23 +36,32 @@ class StartPlan(NamedTuple):
         far: extra atoms drawn anew beside the true ones.
         frozen: extra atoms near a frozen one.
         untied: all atoms drawn anew, nothing of the truth in them.
-        near: (exact-specified only) the truth perturbed by n^-1/4.
+        near: for exact-specified models, in place of splits: exponents e, the truth perturbed by n^-e.
+        untied_exact: as ``untied``, for exact-specified models, which have few minima.
     """
 
     splits: tuple[tuple[float, float], ...]
     far: int
     frozen: int
     untied: int
-    near: int
+    near: tuple[float, ...]
+    untied_exact: int
 
 
 PLANS = {
     "standard": StartPlan(
-        splits=((0.25, 1.0), (0.15, 0.3), (0.08, 0.1), (0.0, 0.0)), far=1, frozen=1, untied=3, near=1
+        splits=((0.25, 1.0), (0.15, 0.3), (0.08, 0.1), (0.0, 0.0)),
+        far=1,
+        frozen=1,
+        untied=3,
+        near=(0.25, 0.1),
+        untied_exact=2,
     ),
-    "near": StartPlan(splits=((0.25, 1.0), (0.25, 0.3), (0.25, 0.1)), far=0, frozen=1, untied=0, near=2),
-    "untied": StartPlan(splits=(), far=0, frozen=0, untied=8, near=0),
-    "smoke": StartPlan(splits=((0.25, 1.0), (0.08, 0.1)), far=0, frozen=1, untied=1, near=1),
+    "near": StartPlan(
+        splits=((0.25, 1.0), (0.25, 0.3), (0.25, 0.1)), far=0, frozen=1, untied=0, near=(0.25, 0.25), untied_exact=0
+    ),
+    "untied": StartPlan(splits=(), far=0, frozen=0, untied=8, near=(), untied_exact=8),
+    "smoke": StartPlan(splits=((0.25, 1.0), (0.08, 0.1)), far=0, frozen=1, untied=1, near=(0.25,), untied_exact=1),
 }
 
 
@@ -114,15 +123,16 @@ class StartMaker:
 
     def _of_set(self, place: int, n: int, rng: np.random.Generator) -> Iterator[_Made]:
         true = self._sets[place]
-        yield from self._exact(true, n, rng) if self._chart.k == len(true.weights) else self._over(place, n, rng)
-        for index in range(self._plan.untied):
+        exact = self._chart.k == len(true.weights)
+        yield from self._exact(true, n, rng) if exact else self._over(place, n, rng)
+        for index in range(self._plan.untied_exact if exact else self._plan.untied):
             size = 0.7 if index % 2 else 1.3
             weights = np.full(self._chart.k, float(np.mean(true.weights)) * size)
             yield "untied", weights, *self._fresh(place, rng, self._chart.k)
 
     def _exact(self, true: TrueSet, n: int, rng: np.random.Generator) -> Iterator[_Made]:
-        for _ in range(self._plan.near):
-            moved = true.atoms + n**-0.25 * rng.standard_normal(true.atoms.shape)
+        for exponent in self._plan.near:
+            moved = true.atoms + float(n) ** -exponent * rng.standard_normal(true.atoms.shape)
             yield "near", true.weights, moved, true.common
 
     def _over(self, place: int, n: int, rng: np.random.Generator) -> Iterator[_Made]:

@@ -25,7 +25,7 @@ from moe_theory.study.spec import SweepSpec
 from moe_theory.study.tables import aligned
 from moe_theory.theory.voronoi import Losses, effective_losses
 
-NEAR = StartPlan(splits=((0.25, 1.0),), far=0, frozen=0, untied=0, near=1)
+NEAR = StartPlan(splits=((0.25, 1.0),), far=0, frozen=0, untied=0, near=(0.25,), untied_exact=0)
 """Each true atom in halves n^-1/4 apart, the others in their places: as near as the minimiser itself, or nearer."""
 
 

@@ -28,6 +28,9 @@ def _exact() -> tuple[Measure, tuple[Measure, ...]]:
     return main, (Measure("function_error", "function error", HALF, EXACT_FROM),)
 
 
+EXACT_SWEEP = MappingProxyType({"block": 32})
+"""Few lanes of few parameters, which end after about as many iterations: a larger block spares overhead."""
+
 OVER_FROM = 1e5
 """Over-fitted laws are judged from this size on, stated before sampling: at n = 10^4 the scale n^-1/4 of a split is
 still 0.1, as wide as the atoms."""
@@ -59,9 +62,11 @@ def _claim(
     """A claim of polynomial rates: n^-1/2, and n^-1/4 for over-fitted atoms."""
     main, others = _exact() if exact else _over()
     sizes = {"k_fit": 2} if exact else {}
+    sweep = EXACT_SWEEP | sweep if exact else sweep
     return Claim(
         name, model, "exact" if exact else "over", statement, source, main, (*others, *more),
-        MappingProxyType(sizes | problem), any(measure.column == "D_12_truth_highest" for measure in more), sweep,
+        MappingProxyType(sizes | problem), any(measure.column == "D_12_truth_highest" for measure in more),
+        MappingProxyType(sweep),
     )  # fmt: skip
 
 
