@@ -18,7 +18,7 @@ import pandas as pd
 from moe_theory.errors import InputError, StoreError
 from moe_theory.study.figures import write_whole
 from moe_theory.study.progress import Progress
-from moe_theory.study.spec import RESULTS_REVISION, ProblemSpec, specification_hash, specify
+from moe_theory.study.spec import ProblemSpec, specification_hash, specify
 from moe_theory.study.sweep import default_workers, one_thread
 from moe_theory.study.tables import aligned
 
@@ -131,7 +131,7 @@ def _certified(missing: list[Place], folder: Path, workers: int) -> Iterator[Pla
 
 def _file(folder: Path, place: Place) -> Path:
     """Named by all that its content depends on."""
-    return folder / f"{specification_hash(place.problem)}-{RESULTS_REVISION}-{ATLAS_REVISION}.json"
+    return folder / f"{specification_hash(place.problem)}-{ATLAS_REVISION}.json"
 
 
 def _read(path: Path) -> dict[str, Any]:
