@@ -11,7 +11,9 @@ import typer
 
 from moe_theory.errors import InputError
 
-Model = Annotated[str, typer.Argument(help="An adapter (lora, replora, dora, doran, dial, hora, ...) or a claim's id.")]
+Model = Annotated[
+    str | None, typer.Argument(help="An adapter (lora, replora, dora, doran, dial, hora, ...) or a claim's id.")
+]
 Gate = Annotated[str | None, typer.Option(help="attention, gaussian or density.")]
 Activation = Annotated[str | None, typer.Option(help="Of generated factors: identity, tanh or sigmoid.")]
 Magnitudes = Annotated[str | None, typer.Option(help="Of DoRA and DoRAN: fixed, global or free.")]
@@ -24,16 +26,27 @@ KTrue = Annotated[int | None, typer.Option(help="True atoms.")]
 Anchored = Annotated[bool | None, typer.Option("--anchored/--no-anchor", help="One frozen atom, or none.")]
 Seed = Annotated[int | None, typer.Option("--problem-seed", help="Draws truth, matrices and support.")]
 WithModulus = Annotated[bool, typer.Option("--modulus", help="Also bound the modulus of continuity from below.")]
-Figures = Annotated[Path | None, typer.Option(help="Folder for the figure of the modulus; implies --modulus.")]
-Kept = Annotated[
-    Path | None,
-    typer.Option("--results", help="Folder of stored results: keep the answer there for verdicts; implies --modulus."),
+Figures = Annotated[
+    Path | None, typer.Option(help="Folder for figures; with a model that of its modulus, and implies --modulus.")
 ]
+Truths = Annotated[int, typer.Option(min=0, help="Also tell the margins at so many random truths of the model.")]
+Towards = Annotated[
+    str | None,
+    typer.Option(help="Also follow the margins on the way to a bad truth: 'equal' (two atoms) or 'zero' (an update)."),
+]
+Atlas = Annotated[bool, typer.Option("--atlas", help="Certify every adapter, gate, sharing, rank and anchor instead.")]
+Results = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of stored results: keep the answer there for verdicts (implies --modulus), or reuse cells of the atlas."
+    ),
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Of the atlas: processes; default one per processor.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def certify(
-    model: Model,
+    model: Model = None,
     rank: Rank = None,
     dimension: Dimension = None,
     k_true: KTrue = None,
@@ -47,13 +60,22 @@ def certify(
     problem_seed: Seed = None,
     modulus: WithModulus = False,
     figures: Figures = None,
-    results: Kept = None,
+    truths: Truths = 0,
+    towards: Towards = None,
+    atlas: Atlas = False,
+    results: Results = None,
+    workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
     """Say at which rate a model's parameters can be estimated, and which are to blame if not: no sample is drawn.
 
     Example: moe-theory certify lora --rank 2 --gate gaussian
     """
+    if atlas:
+        _atlas(model, figures or Path("figures"), results or Path("results"), workers)
+        return
+    if model is None:
+        raise InputError("name a model: an adapter (lora, replora, ...) or a claim's id; or ask for --atlas")
     from moe_theory.precision import enable_x64
     from moe_theory.study.identification import certified
     from moe_theory.study.store import Store
@@ -66,8 +88,24 @@ def certify(
     }  # fmt: skip
     given = {name: value for name, value in options.items() if value is not None}
     store = None if results is None else Store(results)
-    answer = certified(model, given, figures, modulus or figures is not None or store is not None, store)
+    with_modulus = modulus or figures is not None or store is not None
+    answer = certified(model, given, figures, with_modulus, store, truths, towards)
     typer.echo(json.dumps(answer.as_json(), allow_nan=False) if as_json else answer.as_text())
+
+
+def _atlas(model: str | None, figures: Path, results: Path, workers: int | None) -> None:
+    """Print the table and draw the figure."""
+    if model is not None:
+        raise InputError(f"the atlas covers every model: leave out {model!r}, or --atlas")
+    from moe_theory.study.atlas import atlas_table, make_atlas
+    from moe_theory.study.atlas_figure import atlas_figure
+    from moe_theory.study.drawing import lasting
+    from moe_theory.study.provenance import provenance
+
+    made = make_atlas(results / "atlas", workers)
+    typer.echo(atlas_table(made))
+    for path in atlas_figure(made, figures / "identifiability-atlas", lasting(provenance())):
+        typer.echo(path)
 
 
 def _tau(text: str) -> float | str:

@@ -298,6 +298,8 @@ def test_bad_settings_of_the_other_commands_are_refused(command):
         (("plan", "lora"), "unknown claim"),
         (("plan", EXACT, "--log-sd", 0), "--log-sd must be positive"),
         (("certify", "lorra"), "unknown model 'lorra': give an adapter (lora, "),
+        (("certify",), "name a model: an adapter"),
+        (("certify", "lora", "--atlas"), "the atlas covers every model: leave out 'lora'"),
         (("certify", "lora", "--rank", 9), "rank must be between 1 and dimension = 4"),
         (("certify", "dora", "--tau", "small"), "--tau must be 0, a positive number or 'free'"),
     ):

@@ -46,6 +46,11 @@ class AbstractChartProblem(AbstractProblem):
     def scale_is_seen(self) -> bool:
         """Whether F sees the common scale of the weights of a model without frozen atoms."""
 
+    @property
+    def image_is_small(self) -> bool:
+        """Whether F's Hessian in the image is cheaper than in z."""
+        return True
+
     @abstractmethod
     def image(self, z: Float[Array, " z"]) -> Any:
         """What F sees of z."""
@@ -123,8 +128,11 @@ class ChartView(AbstractView):
     def derivatives(self, y: Float[Array, " z"], multipliers: Float[Array, " c"]) -> Lagrangian:
         """F, the slacks and the Hessian of F - lambda . s at y, exact: that in the image plus the chart's curvature.
 
-        Image and slacks are differentiated together, so that the chart is traversed once.
+        Image and slacks are differentiated together, so that the chart is traversed once. An image larger than what it
+        is seen at has no Hessian worth forming: there F itself is differentiated.
         """
+        if not self.problem.image_is_small:
+            return self._differentiated(y, multipliers)
         chart = self.problem.chart
 
         def of_chart(point: Float[Array, " z"]) -> Float[Array, " u_c"]:
@@ -138,3 +146,12 @@ class ChartView(AbstractView):
         bend = jax.hessian(lambda point: jnp.vdot(pull, of_chart(point)))(y)
         along = jacobian[:size]
         return Lagrangian(at.value, at.gradient @ along, at.hessian(along) + bend, self.slacks(y), jacobian[size:])
+
+    def _differentiated(self, y: Float[Array, " z"], multipliers: Float[Array, " c"]) -> Lagrangian:
+        """The same by automatic differentiation of F and the slacks."""
+
+        def lagrangian(point: Float[Array, " z"]) -> Float[Array, ""]:
+            return self.value(point) - jnp.vdot(multipliers, self.slacks(point))
+
+        value, slope = self.slope(y)
+        return Lagrangian(value, slope, jax.hessian(lagrangian)(y), self.slacks(y), jax.jacfwd(self.slacks)(y))

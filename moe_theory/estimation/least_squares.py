@@ -27,6 +27,11 @@ class Problem(AbstractChartProblem):
         """A softmax does not see it."""
         return False
 
+    @property
+    def image_is_small(self) -> bool:
+        """Not for functions of a user's own, which have a coefficient for every point of the support."""
+        return self.design.has_products
+
     def image(self, z: Float[Array, " z"]) -> Coefficients:
         """The atoms as the softmax sees them."""
         return self.chart.coefficients(z)

@@ -71,14 +71,20 @@ class HeadedDesign(NamedTuple):
     Attributes:
         heads: leaves with a leading axis H; the features are the same in every head.
         outputs: O_h.
-        score_score, score_output, output_output: products of the features.
+        score_score, score_output, output_output: products of the features; None where there are as many features as
+            points (a user's function, ``models.function``), for which ``second_order`` would be the long way round.
     """
 
     heads: Design
     outputs: Float[Array, "H d_out d_v"]
-    score_score: Products
-    score_output: Products
-    output_output: Products
+    score_score: Products | None
+    score_output: Products | None
+    output_output: Products | None
+
+    @property
+    def has_products(self) -> bool:
+        """Whether ``second_order`` can be asked for."""
+        return self.score_score is not None
 
 
 def design_of(model: RegressionModel | HierarchicalModel, support: Float[Array, "M d"]) -> HeadedDesign:
@@ -90,6 +96,8 @@ def design_of(model: RegressionModel | HierarchicalModel, support: Float[Array, 
         heads: Design = jax.tree.map(lambda leaf: leaf[None], own)
         outputs = jnp.eye(own.frozen_outputs.shape[1])[None]
     score, output = heads.score[0], heads.output[0]
+    if output.shape[1] >= support.shape[0]:
+        return HeadedDesign(heads, outputs, None, None, None)
     both = products_of(score, score), products_of(score, output), products_of(output, output)
     return HeadedDesign(heads, outputs, *both)
 
@@ -213,6 +221,8 @@ def _pair_hessian(
     mixture: Mixture, residual: Array, design: HeadedDesign, data: Statistics, first: Array, second: Array
 ) -> Float[Array, "u u"]:
     """The block of two heads."""
+    products = design.score_score, design.score_output, design.output_output
+    by_scores, by_both, by_outputs = (_known(each) for each in products)
     same = (first == second).astype(residual.dtype)
     p, q = mixture.gates[first], mixture.gates[second]
     joint = design.outputs[first].T @ design.outputs[second]
@@ -220,7 +230,7 @@ def _pair_hessian(
     excess = mixture.outputs[first] - mixture.heads[first][None]
     opposite = mixture.outputs[second] - mixture.heads[second][None]
     (k, points), d_v = p.shape, excess.shape[1]
-    _, s1, v = design.score_output.spread.shape
+    _, s1, v = by_both.spread.shape
 
     along = jnp.sum(pulled[None] * excess, axis=1)
     weighted = jnp.asarray(data.precision)[None] * p
@@ -229,10 +239,10 @@ def _pair_hessian(
     moved = jnp.einsum("iom,op->ipm", excess, joint)
     cross = jnp.einsum("ipm,jpm->ijm", moved, opposite) - along[:, None] - along[None]
     score_score = (pairs * cross + own * along[None]).reshape(k * k, points)
-    ss = _summed(score_score, design.score_score).reshape(k, k, s1, s1).transpose(0, 2, 1, 3).reshape(k * s1, k * s1)
+    ss = _summed(score_score, by_scores).reshape(k, k, s1, s1).transpose(0, 2, 1, 3).reshape(k * s1, k * s1)
 
     def score_output(weights: Array) -> Array:
-        block = _summed(weights.reshape(k * k * d_v, points), design.score_output).reshape(k, k, d_v, s1, v)
+        block = _summed(weights.reshape(k * k * d_v, points), by_both).reshape(k, k, d_v, s1, v)
         return block.transpose(0, 3, 1, 2, 4).reshape(k * s1, k * d_v * v)
 
     turned = (own - pairs)[:, :, None] * pulled[None, None]
@@ -244,9 +254,14 @@ def _pair_hessian(
         swapped = jnp.swapaxes(pairs, 0, 1)[:, :, None] * back[:, None] + turned
         os = score_output(swapped).T
 
-    oo = _summed(pairs.reshape(k * k, points), design.output_output).reshape(k, k, v, v)
+    oo = _summed(pairs.reshape(k * k, points), by_outputs).reshape(k, k, v, v)
     oo = jnp.einsum("ijvw,op->iovjpw", oo, joint).reshape(k * d_v * v, k * d_v * v)
     return jnp.block([[ss, so], [os, oo]])
+
+
+def _known(products: Products | None) -> Products:
+    assert products is not None, "a design with as many features as points has no products: differentiate F instead"
+    return products
 
 
 def _summed(weights: Float[Array, "w M"], products: Products) -> Float[Array, "w ab"]:

@@ -102,7 +102,7 @@ def save_figure(
     png, pdf = _rendered(figure, "png", {"Software": None}), _rendered(figure, "pdf", {"CreationDate": None})
     numbers = table.to_csv(index=False, float_format="%.10g", lineterminator="\n").encode()
     contents = {".png": png, ".pdf": pdf, ".csv": numbers, ".json": _described(described, provenance or {})}
-    return [_write(stem.with_name(stem.name + suffix), content) for suffix, content in contents.items()]
+    return [write_whole(stem.with_name(stem.name + suffix), content) for suffix, content in contents.items()]
 
 
 def draw(panels: Sequence[Panel]) -> Figure:
@@ -222,7 +222,12 @@ def _rendered(figure: Figure, kind: str, metadata: Mapping[str, None]) -> bytes:
     return buffer.getvalue()
 
 
-def _write(path: Path, content: bytes) -> Path:
+def write_whole(path: Path, content: bytes) -> Path:
+    """Write a file in one step, its folder made if need be, and return its path.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """What `moe-theory certify` answers: identifiability of a problem, as one object, as JSON and as one screen of text."""
 
+import pathlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from moe_theory.errors import InputError
 from moe_theory.study.adapted_problem import build_adapted
 from moe_theory.study.adapted_spec import AdaptedProblemSpec
 from moe_theory.study.moduli import modulus_figure, modulus_of
-from moe_theory.study.problem import Setup, build
+from moe_theory.study.problem import Setup, build, drawn_truth
 from moe_theory.study.report import predicted_words
 from moe_theory.study.spec import ADAPTERS, ProblemSpec, free_parameters, specify
 from moe_theory.study.store import Store
@@ -24,6 +24,7 @@ from moe_theory.theory.identifiability import CellVerdict, Identifiability, iden
 from moe_theory.theory.laws import Prediction
 from moe_theory.theory.margins import POSITIVE, RELATIVE_ZERO, Mixture
 from moe_theory.theory.modulus import modulus
+from moe_theory.theory.truths import Path, Spread, margins_of, path_towards
 
 DEFAULTS = {
     "lora": "lora-over", "replora": "replora-linear-over", "dora": "dora-over", "doran": "doran-over",
@@ -33,6 +34,9 @@ DEFAULTS = {
 
 DELTAS = np.array([1e-1, 1e-3, 1e-6])
 """Distances at which the text tells the modulus."""
+
+RANDOM_TRUTHS = 1000
+"""Seed of the first random truth."""
 
 CELL_SIZES = (2, 3)
 """Atoms of an over-fitted cell whose law is told."""
@@ -48,6 +52,8 @@ class Certified:
         found: margins, visibility, laws, blame.
         modulus: lower bounds of the modulus of continuity of D_12 with one atom too many, where they were asked for.
         modulus_exact: of D_1 with the number of atoms known.
+        spread: margins at random truths of the same model, where they were asked for.
+        path: margins on the way to a truth where the model breaks down, where they were asked for.
     """
 
     name: str
@@ -55,6 +61,8 @@ class Certified:
     found: Identifiability
     modulus: Modulus | None = None
     modulus_exact: Modulus | None = None
+    spread: Spread | None = None
+    path: Path | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; keys as the command line promises them."""
@@ -74,11 +82,13 @@ class Certified:
             "gauge": [part._asdict() for part in (*worst.gauge, *self.found.common_gauge)],
             "second_order_margin": worst.second.minimum.value if worst.second.decision != "zero" else 0.0,
             "second_order": [_cell_json(each) for each in self.found.cells],
+            "all_cells_at_once": self.found.together._asdict(),
             "visibility": _visibility_words(worst),
             "exact_arithmetic": list(worst.exact),
             "predicted": {
                 "exact": _law_words(self.found.exact),
                 **{f"over, cells of {atoms} atoms": _law_words(self.found.law(atoms)) for atoms in CELL_SIZES},
+                "over, all cells at once": _law_words(self.found.law_together),
             },
             "laws": {
                 "exact": asdict(self.found.exact),
@@ -90,6 +100,8 @@ class Certified:
             },
             "modulus": _modulus_json(self.modulus),
             "modulus_exact": _modulus_json(self.modulus_exact),
+            "truths": None if self.spread is None else _spread_json(self.spread),
+            "path": None if self.path is None else _path_json(self.path),
         }
 
     def as_text(self) -> str:
@@ -105,6 +117,7 @@ class Certified:
             ("first-order margin", f"{first.margin:.3g}, {singular} (condition {first.condition:.2g})"),
             ("gauge", f"{self.found.gauge_dimension} dimensions; each atom: {gauge}; common: {common}"),
             *(("second-order margin" if i == 0 else "", _cell_words(each)) for i, each in enumerate(self.found.cells)),
+            ("", f"all cells at once: {_together_words(self.found)}"),
             ("visibility", _visibility_words(worst)),
             *(("", f"exact arithmetic: every split of {name} alone is invisible") for name in worst.exact),
             ("predicted", f"number of atoms known: {_law_words(self.found.exact)}"),
@@ -112,7 +125,10 @@ class Certified:
                 ("", f"over-fitted cell of {atoms} atoms: {_law_words(self.found.law(atoms))}")
                 for atoms in CELL_SIZES
             ),
+            ("", f"all cells over-fitted at once: {_law_words(self.found.law_together)}"),
             *([] if self.modulus is None else [("modulus", _modulus_words(self.modulus))]),
+            *([] if self.spread is None else [("random truths", _spread_words(self.spread))]),
+            *([] if self.path is None else [("nearby truths", _path_words(self.path))]),
             ("blame", blame_words(worst)),
             (
                 "how sure",
@@ -146,6 +162,47 @@ def _modulus_words(found: Modulus) -> str:
     return f"D_12 is at least {ends}: slope {found.slope:.2f}, that is n^{-0.5 * found.slope:.2f}"
 
 
+MARGINS = {"first": "first-order", "any_atoms": "second-order", "two_atoms": "second-order for two atoms"}
+"""How the fields of `Margins` are called."""
+
+
+def _spread_json(spread: Spread) -> dict[str, Any]:
+    shares = {f"share_{decision}": spread.share(decision) for decision in ("positive", "zero", "undecided")}
+    return {**shares, "share_singular": spread.singular, "margins": [each._asdict() for each in spread.truths]}
+
+
+def _spread_words(spread: Spread) -> str:
+    told = []
+    for name, words in MARGINS.items():
+        values = spread.values(name)
+        told.append(f"{words} {values[0]:.2g} to {values[-1]:.2g}, median {np.median(values):.2g}")
+    shares = f"second-order zero at {100.0 * spread.share('zero'):.0f} %"
+    undecided = spread.share("undecided")
+    more = f", undecided at {100.0 * undecided:.0f} %" if undecided else ""
+    return f"{len(spread.truths)}: {'; '.join(told)}; singular {100.0 * spread.singular:.0f} %, {shares}{more}"
+
+
+def _path_json(path: Path) -> dict[str, Any]:
+    return {
+        "towards": path.towards,
+        "sizes": list(path.sizes),
+        "powers": {name: path.power(name) for name in MARGINS},
+        "margins": [each._asdict() for each in path.truths],
+    }
+
+
+PATHS = {"equal": "two atoms become one as s falls", "zero": "an atom shrinks to the pre-trained one as s falls"}
+
+
+def _path_words(path: Path) -> str:
+    told = []
+    for name, words in MARGINS.items():
+        power, values = path.power(name), [getattr(each, name) for each in path.truths]
+        law = "zero" if power is None else f"{values[0]:.2g} to {values[-1]:.2g}, as s^{power:.1f}"
+        told.append(f"{words} {law}")
+    return f"{PATHS[path.towards]} to {path.sizes[-1]:.2g}: {'; '.join(told)}"
+
+
 def _law_words(law: Prediction | None) -> str:
     return "undecided" if law is None else predicted_words(law)
 
@@ -175,7 +232,7 @@ def _cell_json(each: CellVerdict) -> dict[str, Any]:
 
 def _cell_words(each: CellVerdict) -> str:
     second = each.second
-    place = f"atom {each.cell.atom + 1}" + (f" of head {each.cell.place + 1}" if each.cell.place else "")
+    place = _place(each)
     two = second.limited[2].value
     if second.decision == "positive":
         bounds = f"between {second.minimum.lower:.3g} and {second.minimum.value:.3g} for any number of atoms"
@@ -187,6 +244,23 @@ def _cell_words(each: CellVerdict) -> str:
     return f"{place}: zero {at} ({second.minimum.value:.1g}, rounding {second.rounding:.1g}){few}"
 
 
+def _place(each: CellVerdict) -> str:
+    return f"atom {each.cell.atom + 1}" + (f" of head {each.cell.place + 1}" if each.cell.place else "")
+
+
+def _together_words(found: Identifiability) -> str:
+    """The joint margin, and which cells the minimiser splits."""
+    together = found.together
+    if together.decision == "positive":
+        shares = ", ".join(f"{100.0 * share:.0f} %" for share in together.shares)
+        bounds = f"between {together.lower:.3g} and {together.value:.3g} for any numbers of atoms"
+        return f"positive, {bounds}; minimiser by atom: {shares}"
+    if max(together.shares) == 1.0:
+        return f"{together.decision}, because that of {_place(found.cells[together.shares.index(1.0)])} is"
+    alone = "although that of every atom is positive: the split is not followed"
+    return f"{together.decision} ({together.value:.1g}) {alone}"
+
+
 def _visibility_words(each: CellVerdict) -> str:
     if each.second.decision == "positive":
         return "order 2: a split shows at second order"
@@ -196,7 +270,7 @@ def _visibility_words(each: CellVerdict) -> str:
     reach = f"amplitudes {seen.amplitudes[-1]:.2g} to {seen.amplitudes[0]:.2g}"
     if seen.is_invisible:
         return f"invisible: split into {seen.atoms}, f moves by {np.max(seen.distances):.1g} or less at {reach} of phi"
-    if seen.even_order is None:
+    if seen.even_order is None or seen.even_order <= 2:
         return f"unclear: split into {seen.atoms}, distances {seen.distances} at {reach}"
     return f"order {seen.even_order} (measured {seen.order:.2f}): split into {seen.atoms}, {reach}"
 
@@ -242,9 +316,11 @@ def _mixture(problem: ProblemSpec, with_modulus: bool) -> tuple[Setup, Mixture]:
 def certified(
     model: str,
     changes: Mapping[str, Any],
-    figures: Path | None = None,
+    figures: pathlib.Path | None = None,
     with_modulus: bool = False,
     store: Store | None = None,
+    truths: int = 0,
+    towards: str | None = None,
 ) -> Certified:
     """Certify a registered model.
 
@@ -253,6 +329,8 @@ def certified(
         figures: folder for the figure of the modulus; None for no figure.
         with_modulus: whether to bound the modulus of continuity.
         store: where the answer is kept for verdicts; None for nowhere.
+        truths: random truths of the same model, at which margins are computed too.
+        towards: a path to a truth where the model breaks down (``path_towards``), along which they are.
 
     Raises:
         InputError: as ``problem_of``, or for the modulus of a density.
@@ -267,7 +345,18 @@ def certified(
         modulus_figure(model, bounds, problem.sigma, figures / f"modulus-{model}")
     told = problem.model_dump(exclude_defaults=True, exclude={"k_fit", "support"})
     settings = {"dimension": problem.dimension, "rank": problem.rank, "k_true": problem.k_true, "gate": problem.gate}
-    answer = Certified(model, {**settings, **told}, found, bounds, known)
+    path = None if towards is None else path_towards(mixture, towards)
+    spread = _at_random(problem, setup, truths)
+    answer = Certified(model, {**settings, **told}, found, bounds, known, spread, path)
     if store is not None:
         keep(store, problem, answer.as_json())
     return answer
+
+
+def _at_random(problem: ProblemSpec, setup: Setup, count: int) -> Spread | None:
+    """Margins at random truths of the problem's size; none for none."""
+    made = []
+    for number in range(count):
+        truth = drawn_truth(problem, setup.model, RANDOM_TRUTHS + number)
+        made.append(margins_of(mixture_of(setup.model, truth, setup.design)))
+    return Spread(tuple(made)) if made else None

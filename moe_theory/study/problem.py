@@ -80,14 +80,15 @@ def build(problem: ProblemSpec) -> Setup:
         outputs = np.stack([_orthogonal(rng, d) if problem.heads > 1 else np.eye(d) for _ in heads])
         model = hierarchical(heads, jnp.asarray(outputs / np.sqrt(problem.heads)), shared_atoms=shared)
     support = finite_support(problem.input_law, problem.support, d, problem.problem_seed)
-    truth = _truth(problem, model)
+    truth = drawn_truth(problem, model, problem.problem_seed + 1)
     values = np.asarray(jax.vmap(model.predict, (None, 0))(truth, jnp.asarray(support)).T)
     space = ParameterSpace(problem.radius, max(problem.weight_floor, NO_FLOOR), problem.weight_cap)
-    _check_inside(Chart(model, space, problem.k_true), truth)
+    check_inside(Chart(model, space, problem.k_true), truth)
     return Setup(model, truth, design_of(model, jnp.asarray(support)), values, space, problem.k_fit, problem.sigma)
 
 
-def _check_inside(chart: Chart, truth: MixingMeasure) -> None:
+def check_inside(chart: Chart, truth: MixingMeasure) -> None:
+    """Raise InputError where the truth does not lie inside Theta."""
     least = float(jnp.min(chart.slacks(chart.coordinates(truth))))
     if least <= 0.0:
         raise InputError(
@@ -131,8 +132,9 @@ def _adapter(problem: ProblemSpec, rng: np.random.Generator) -> AbstractAdapter:
     }[problem.adapter]()
 
 
-def _truth(problem: ProblemSpec, model: RegressionModel | HierarchicalModel) -> MixingMeasure:
-    keys = jax.random.split(jax.random.key(problem.problem_seed + 1), problem.k_true)
+def drawn_truth(problem: ProblemSpec, model: RegressionModel | HierarchicalModel, seed: int) -> MixingMeasure:
+    """A truth of the problem's size for a model: a function of the seed alone."""
+    keys = jax.random.split(jax.random.key(seed), problem.k_true)
     size = DECOMPOSED_SIZE if problem.adapter in DECOMPOSED else UPDATE_SIZE
 
     def draw(key: jax.Array) -> Any:

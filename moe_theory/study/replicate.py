@@ -186,10 +186,16 @@ class AbstractChartReplicator(AbstractReplicator):
 
 
 class Replicator(AbstractChartReplicator):
-    """Rows of a sweep of least squares."""
+    """Rows of a sweep of least squares.
 
-    def __init__(self, sweep: SweepSpec, identified_set: bool = False):
-        setup = build(sweep.problem)
+    Args:
+        sweep: what is swept.
+        identified_set: whether to compute the columns of `SEARCHES`.
+        setup: the problem, where it is not the sweep's own.
+    """
+
+    def __init__(self, sweep: SweepSpec, identified_set: bool = False, setup: Setup | None = None):
+        setup = setup or build(sweep.problem)
         chart = Chart(setup.model, setup.space, setup.k_fit)
         super().__init__(sweep, setup, chart, Problem, (chart, setup.design), identified_set)
 

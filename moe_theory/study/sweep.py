@@ -151,7 +151,7 @@ class Shared(NamedTuple):
 
 
 def _share_out(tasks: list[Task], root: Path, workers: int, context: Any, shared: Shared, progress: Progress) -> None:
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=one_thread) as pool:
         jobs = [pool.submit(_work, tasks, root, shared) for _ in range(workers)]
         try:
             while not all(job.done() for job in jobs):
@@ -185,7 +185,7 @@ def _tell(progress: Progress, claim: str, n: int, count: int) -> None:
         progress.ready()
 
 
-def _one_thread() -> None:
+def one_thread() -> None:
     """Each worker computes on one processor: two that share both would wait for each other. XLA asks NPROC how many
     threads its CPU client shall start; several devices on one processor need several, or wait for each other."""
     if "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):

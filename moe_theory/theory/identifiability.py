@@ -6,11 +6,23 @@ Everything here is a statement about one truth, made without a sample: theory se
     a cell of m atoms         n^-1/4       if the second-order margin (for m atoms) is positive
                               n^-1/(2q)    if it is zero and the split shows at order q
                               no rate      if the split is invisible
+    several cells at once     n^-1/4       if their joint margin is positive
+
+*Several cells at once.* Let k_fit be any number and G -> G*, with atoms i of weights w_i in cell j, mean motion b_j and
+S_j = sum_i w_i (theta_i - theta*_j)(theta_i - theta*_j)'. Then
+
+    f_G - f_{G*} = sum_j ( a_j H_j + <b_j, D H_j> + 1/2 <S_j, D^2 H_j> ) + o(sum_j trace S_j + |a| + |b|),
+
+so || f_G - f_{G*} || >= c D_12(G, G*) near G* if no (a, b, S) != 0 with every S_j >= 0 makes the sum vanish: the
+first-order margin and the *joint* second-order margin, min || (I - P) sum_j 1/2 <S_j, D^2 H_j> || over S_j >= 0 with
+sum_j trace S_j = 1, must be positive. It is at most the least margin of a single cell, and it can be zero although all
+of those are positive, where the second derivatives of two cells cancel. Source: our derivation (Chen 1995 for one).
 
 *Blame*: the share of each parameter block in the directions of the null minimisers, sum_b ||L_b Y||^2, with factors
 balanced so that the two sides of a product are of one size.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import equinox as eqx
@@ -24,6 +36,7 @@ from moe_theory.theory.families import AbstractSet, ModelView, SoftmaxSet
 from moe_theory.theory.laws import Prediction
 from moe_theory.theory.margins import (
     Cell,
+    Decision,
     FirstOrder,
     Mixture,
     SecondOrder,
@@ -34,11 +47,15 @@ from moe_theory.theory.margins import (
 )
 from moe_theory.theory.visibility import Visibility, visibility
 
+JOINT_STARTS = 4
+"""Starts of the joint problem, which is convex: they choose only where it begins."""
 INSIDE = 1e-6
 """A tangent lies in a null space if its part outside is below this share of it."""
 LEAST_BLAME = 0.01
 FLAT = 1e-8
 """Relative size of a derivative that counts as none, for words."""
+UNMOVED = 1e-5
+"""The same for a derivative along a minimiser, which is known to the root of rounding: its value is quadratic in it."""
 
 
 class GaugePart(NamedTuple):
@@ -86,7 +103,24 @@ class CellVerdict(NamedTuple):
         if self.visibility.is_invisible:
             return Prediction("no-power")
         order = self.visibility.even_order
-        return None if order is None else Prediction("power", -0.5 / order)
+        # A margin of zero shows beyond order two: where the search saw two, it did not find the split.
+        return None if order is None or order <= 2 else Prediction("power", -0.5 / order)
+
+
+class Together(NamedTuple):
+    """All true atoms over-fitted at once.
+
+    Attributes:
+        decision: whether the joint second-order margin is zero.
+        value: least distance that was found.
+        lower: certified lower bound, for any numbers of atoms in the cells.
+        shares: trace S_j of the minimiser, by true atom; they add up to 1.
+    """
+
+    decision: Decision
+    value: float
+    lower: float
+    shares: tuple[float, ...]
 
 
 class Identifiability(NamedTuple):
@@ -95,11 +129,13 @@ class Identifiability(NamedTuple):
     Attributes:
         first: the first-order margin.
         cells: every true atom.
+        together: all of them at once.
         common_gauge: combinations of several atoms' motions that change nothing, in words.
     """
 
     first: FirstOrder
     cells: tuple[CellVerdict, ...]
+    together: Together
     common_gauge: tuple[GaugePart, ...]
 
     @property
@@ -115,6 +151,16 @@ class Identifiability(NamedTuple):
         if any(law is None for law in laws):
             return None
         return max((law for law in laws if law is not None), key=lambda law: law.exponent or 0.0)
+
+    @property
+    def law_together(self) -> Prediction | None:
+        """Law of the slowest cell where all may be over-fitted at once, by any number of atoms; None: undecided."""
+        if self.together.decision == "positive":
+            return Prediction("power", -0.25)
+        alone = [each.law(each.second.fewest) for each in self.cells if each.second.fewest is not None]
+        if any(law is not None and law.kind == "no-power" for law in alone):
+            return Prediction("no-power")
+        return None
 
     @property
     def worst(self) -> CellVerdict:
@@ -146,8 +192,31 @@ def identify(mixture: Mixture, look: bool = True) -> Identifiability:
         own = mixture[cell.place]
         blame = blame_of(own, cell, second)
         exact = exact_blocks(own, cell) if seen is not None and seen.is_invisible else ()
-        verdicts.append(CellVerdict(cell, second, seen, gauge_of(own, cell), blame, reason_of(own, cell, blame), exact))
-    return Identifiability(first, tuple(verdicts), common_gauge_of(mixture, first))
+        reason = reason_of(own, cell, second, blame)
+        verdicts.append(CellVerdict(cell, second, seen, gauge_of(own, cell), blame, reason, exact))
+    together = together_of(first, cells, [each.second for each in verdicts])
+    return Identifiability(first, tuple(verdicts), together, common_gauge_of(mixture, first))
+
+
+def together_of(first: FirstOrder, cells: Sequence[Cell], alone: Sequence[SecondOrder]) -> Together:
+    """The joint second-order margin; where one cell's own is zero or undecided, that cell decides.
+
+    Args:
+        first: of the whole mixture.
+        cells: all of them.
+        alone: the second-order margin of each.
+    """
+    least = min(range(len(cells)), key=lambda number: alone[number].minimum.value)
+    by_one = [number for number, each in enumerate(alone) if each.decision == "zero"] or [
+        number for number, each in enumerate(alone) if each.decision == "undecided"
+    ]
+    if by_one or len(cells) == 1:
+        place = by_one[0] if by_one else least
+        shares = tuple(float(number == place) for number in range(len(cells)))
+        return Together(alone[place].decision, alone[place].minimum.value, alone[place].minimum.lower, shares)
+    joint = second_order(first, cells, JOINT_STARTS)
+    shares = tuple(float(np.trace(own)) for own in joint.minimum.matrices)
+    return Together(joint.decision, joint.minimum.value, joint.minimum.lower, shares)
 
 
 def _inside(space: Float[np.ndarray, "n g"], vectors: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n i"]:
@@ -268,33 +337,63 @@ def _named(own: AbstractSet) -> list[tuple[str, slice]]:
     return list(zip(own.blocks.names, own.blocks.slices, strict=True))
 
 
-def reason_of(own: AbstractSet, cell: Cell, blame: tuple[Blame, ...]) -> str:
-    """What the gate and the output do along each of the blamed blocks: whether they contain it, and whether they bend.
+def reason_of(own: AbstractSet, cell: Cell, second: SecondOrder, blame: tuple[Blame, ...]) -> str:
+    """What the gate and the output do along the blamed blocks.
 
-    Derivatives are taken along single blocks, because a minimising direction that mixes the two factors of a product
-    bends the output although each factor alone does not.
+    Of the gate: whether it contains the blocks, and if so whether it moves along the minimising directions themselves
+    (the combination of two factors of a product may be one that the gate does not see). Of the output: along which
+    blocks it does not move, is linear, or bends. Derivatives are taken along single blocks, because a direction that
+    mixes the two factors of a product bends the output although each factor alone does not. A block that the gate does
+    not contain and in which the output is linear can be split alone without a trace.
     """
-    names = {each.block for each in blame}
     units = np.eye(own.atoms.shape[1])
-    sizes = [_motions(own, cell, units[:, place]) for name, place in _named(own) if name in names]
-    score, slope, bend = (max(column) for column in zip(*sizes, strict=True))
-    words = ["the gate does not contain them" if score <= FLAT else "the gate contains them"]
-    if slope <= FLAT:
-        words.append("nor does the output")
+    seen = {name: _motions(own, cell, units[:, place]) for name, place in _named(own)}
+    names = [each.block for each in blame]
+    if all(seen[name].score <= FLAT for name in names):
+        gate = "the gate does not contain them"
     else:
-        each = "" if len(names) == 1 else "each of "
-        words.append(f"the output is linear in {each}them" if bend <= FLAT else f"the output bends along {each}them")
-    return " and ".join(words)
+        along = _motions(own, cell, cell.chart.lifts @ _leading(second.null[0]))
+        unmoved = along.score <= UNMOVED * max(motion.score for motion in seen.values())
+        gate = "the gate contains them" + (" but does not move along this direction" if unmoved else "")
+    still = [name for name in names if seen[name].slope <= FLAT]
+    linear = [name for name in names if seen[name].slope > FLAT >= seen[name].bend]
+    bent = [name for name in names if seen[name].bend > FLAT and name not in still]
+    if len(still) == len(names):
+        return f"{gate} and nor does the output"
+    told = [f"is linear in {_listed(linear, names)}", f"bends along {_listed(bent, names)}"]
+    told.append(f"does not contain {_listed(still, names)}")
+    output = " and ".join(words for words, group in zip(told, (linear, bent, still), strict=True) if group)
+    return f"{gate} and the output {output}"
 
 
-def _motions(own: AbstractSet, cell: Cell, directions: Float[np.ndarray, "q k"]) -> tuple[float, float, float]:
-    """Largest slope of the score, slope of the output and second derivative of the output in a span of directions.
+def _listed(group: list[str], names: list[str]) -> str:
+    """The blocks of a group: by name, unless they are all that were named before."""
+    if len(group) == len(names):
+        return "each of them" if len(names) > 1 else "them"
+    return " and ".join(filter(None, [", ".join(group[:-1]), *group[-1:]]))
+
+
+def _leading(matrix: Float[np.ndarray, "p p"]) -> Float[np.ndarray, "p e"]:
+    """The eigenvectors of S that carry it."""
+    values, vectors = np.linalg.eigh(matrix)
+    return vectors[:, values > LEAST_BLAME * values[-1]]
+
+
+class Motions(NamedTuple):
+    """Largest slope of the score, slope of the output and second derivative of the output in a span of directions."""
+
+    score: float
+    slope: float
+    bend: float
+
+
+def _motions(own: AbstractSet, cell: Cell, directions: Float[np.ndarray, "q k"]) -> Motions:
+    """How score and output move in a span of directions.
 
     A quadratic form vanishes on a span if it vanishes on enough directions of it: random ones, twice as many.
     """
     mixed = directions @ np.random.default_rng(0).standard_normal((directions.shape[1], 2 * directions.shape[1]))
-    score, output, bend = _largest(own, own.atoms[cell.atom], jnp.asarray(mixed))
-    return float(score), float(output), float(bend)
+    return Motions(*map(float, _largest(own, own.atoms[cell.atom], jnp.asarray(mixed))))
 
 
 @eqx.filter_jit

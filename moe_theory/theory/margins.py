@@ -361,7 +361,7 @@ def second_order(first: FirstOrder, cells: Sequence[Cell], starts: int = STARTS)
     decision: Decision = "undecided"
     if minimum.value <= rounding:
         decision = "zero"
-        for columns in range(2, minimum.factors[0].shape[1] + 1):
+        for columns in range(2, max(own.shape[1] for own in minimum.factors) + 1):
             if limited[columns].value <= rounding:
                 break
             found = rank_limited(forms, columns, max(1, starts // columns))

@@ -23,11 +23,13 @@ ITERATIONS = 120
 LENGTHS = (1.0, 3.0)
 """Multiples of a Newton step that are tried: where a zero is attained ||q||^2 is a quartic, whose minimum is three
 Newton steps away."""
+GROWTH = 0.25
+"""Columns that are added at once, as a share of those there are: fewer Newton runs than one at a time, few too many."""
 CLOSED = 1e-3
 """Relative gap at which the convex problem counts as solved."""
 
 Forms = Sequence[Float[np.ndarray, "n _ _"]]
-Factors = list[Float[np.ndarray, "_ c"]]
+Factors = list[Float[np.ndarray, "_ _"]]
 
 
 class Minimum(NamedTuple):
@@ -101,7 +103,7 @@ def convex(forms: Forms, start: Minimum, enough: float = 0.0) -> Minimum:
     """
     best = start
     most = sum(block.shape[1] for block in forms)
-    while not best.is_certified and best.value > enough and best.factors[0].shape[1] < most:
+    while not best.is_certified and best.value > enough and sum(own.shape[1] for own in best.factors) < most:
         grown = _descend(forms, _escaped(forms, best))
         if grown.value >= best.value * (1.0 - 1e-9):
             break
@@ -178,7 +180,6 @@ def _model(
     forms: Forms, factors: Factors, q: np.ndarray, pulled: list[np.ndarray], level: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Gradient and spectrum of the Hessian on the sphere: J'J + 2 (A_b x I) - 2 ||q||^2 I, projected off y."""
-    columns = factors[0].shape[1]
     jacobian = np.concatenate(
         [2.0 * (block @ factor).reshape(len(q), -1) for block, factor in zip(forms, factors, strict=True)], axis=1
     )
@@ -186,7 +187,7 @@ def _model(
     start = 0
     for matrix, factor in zip(pulled, factors, strict=True):
         own = slice(start, start + factor.size)
-        hessian[own, own] += 2.0 * np.kron(matrix, np.eye(columns))
+        hessian[own, own] += 2.0 * np.kron(matrix, np.eye(factor.shape[1]))
         start += factor.size
     y = _joined(factors)
     hessian -= 4.0 * level * np.eye(len(y))
@@ -196,15 +197,24 @@ def _model(
 
 
 def _escaped(forms: Forms, best: Minimum) -> Factors:
-    """One more column: the eigenvector whose eigenvalue says that S gains by it, as long as it does best."""
-    pulled = _pulled(forms, best.factors)[1]
+    """More columns: the eigenvectors whose eigenvalues say most clearly that S gains by them, as long as does best.
+
+    As many as ``GROWTH`` of the columns that there are, each in the block that it belongs to.
+    """
+    q, pulled = _pulled(forms, best.factors)
+    level = float(q @ q)
     pairs = [np.linalg.eigh(matrix) for matrix in pulled]
-    block = int(np.argmin([values[0] for values, _ in pairs]))
-    wider = [np.concatenate([factor, np.zeros((factor.shape[0], 1))], axis=1) for factor in best.factors]
+    gains = sorted(
+        (value, block, place) for block, (values, _) in enumerate(pairs) for place, value in enumerate(values)
+    )
+    count = 1 + int(GROWTH * sum(factor.shape[1] for factor in best.factors))
+    chosen = [gain for gain in gains[:count] if gain[0] < level]
     tried = []
     for size in (1.0, 0.3, 0.1, 0.03, 0.01, 1e-3):
-        trial = [factor.copy() for factor in wider]
-        trial[block][:, -1] = size * pairs[block][1][:, 0]
+        trial = [factor.copy() for factor in best.factors]
+        for value, block, place in chosen:
+            column = size * np.sqrt((level - value) / (level - chosen[0][0])) * pairs[block][1][:, place : place + 1]
+            trial[block] = np.concatenate([trial[block], column], axis=1)
         trial = _unit(trial)
         tried.append((float(np.linalg.norm(_pulled(forms, trial)[0])), size, trial))
     return min(tried, key=lambda each: each[0])[2]

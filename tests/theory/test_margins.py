@@ -14,6 +14,8 @@ from moe_theory.sampling.inputs import finite_support
 from moe_theory.study.problem import build
 from moe_theory.study.spec import ProblemSpec
 from moe_theory.theory.families import Blocks, LinearSet, density_mixture, mixture_of, user_mixture
+from moe_theory.theory.identifiability import identify
+from moe_theory.theory.laws import Prediction
 from moe_theory.theory.margins import cells_of, chart_of, first_order, gauge_leg_residual, rank_of, second_order
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -53,6 +55,51 @@ def test_the_margins_of_a_regular_model_have_their_closed_forms():
     assert second.decision == "positive"
     assert second.minimum.value == pytest.approx(0.5 * B[0] * B[1] / np.hypot(*B), rel=1e-8)
     assert second.minimum.lower == pytest.approx(second.minimum.value, rel=1e-3)
+
+
+def _cubics_and(extra):
+    """Atoms at t = -1 and 1 of H = (1, t, t^2, t^3, extra(t)): values and slopes there span the cubics (Hermite)."""
+
+    def function(atom):
+        t = atom[0]
+        return jnp.stack([jnp.ones(()), t, t**2, t**3, extra(t)])
+
+    return (
+        LinearSet(
+            weights=jnp.ones(2), atoms=jnp.array([[-1.0], [1.0]]), common=jnp.zeros(0), blocks=Blocks(("t",), ((1,),)),
+            common_blocks=Blocks((), ()), function=function, scale=jnp.ones(5), example=jnp.zeros(1),
+        ),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("power", "joint"), [(0, 0.5), (1, 0.0)])
+def test_two_cells_may_cancel_although_neither_does_alone(power, joint):
+    """extra = t^p (t^2 - 1)^2 / 8 and its slope vanish at both atoms; its second derivative is 1, or -1 and 1."""
+    mixture = _cubics_and(lambda t: t**power * (t**2 - 1.0) ** 2 / 8.0)
+    found = identify(mixture, look=False)
+    assert [each.second.decision for each in found.cells] == ["positive", "positive"]
+    for each in found.cells:
+        assert each.second.minimum.value == pytest.approx(0.5, rel=1e-8)
+    together = found.together
+    assert together.value == pytest.approx(joint, abs=1e-12)
+    assert sum(together.shares) == pytest.approx(1.0)
+    assert found.law(2) == Prediction("power", -0.25)
+    if joint:
+        assert together.lower == pytest.approx(joint, rel=1e-3)
+        assert found.law_together == Prediction("power", -0.25)
+    else:
+        assert together.decision == "zero"
+        np.testing.assert_allclose(together.shares, 0.5, atol=1e-6)
+        assert found.law_together is None
+
+
+def test_the_joint_margin_is_at_most_every_single_one_and_certified():
+    found = identify(_problem(adapter="replora")[1], look=False)
+    together = found.together
+    assert together.decision == "positive"
+    assert together.value <= min(each.second.minimum.value for each in found.cells)
+    assert together.lower == pytest.approx(together.value, rel=1e-3)
+    assert found.law_together == Prediction("power", -0.25)
 
 
 GRID = np.linspace(-9.0, 9.0, 361)[:, None]
