@@ -38,7 +38,7 @@ Atlas = Annotated[bool, typer.Option("--atlas", help="Certify every adapter, gat
 Results = Annotated[
     Path | None,
     typer.Option(
-        help="Folder of stored results: keep the answer there for verdicts (implies --modulus), or reuse cells of the atlas."
+        help="Folder of stored results: keep the answer there for verdicts (implies --modulus); cells of the atlas."
     ),
 ]
 Workers = Annotated[int | None, typer.Option(min=1, help="Of the atlas: processes; default one per processor.")]

@@ -20,6 +20,7 @@ from moe_theory.models.free_moments import SpreadAtom
 from moe_theory.models.measure import MixingMeasure
 from moe_theory.sampling.grid import Grid
 from moe_theory.theory.families import AbstractSet, Blocks, blocks_of
+from moe_theory.theory.voronoi import effective_losses
 
 
 class AdaptedSet(AbstractSet):
@@ -72,12 +73,22 @@ class AdaptedSet(AbstractSet):
         parts = list(model.effective(model.update(one, shared)))
         return jnp.concatenate([*parts, one.spread] if isinstance(one, SpreadAtom) else parts)
 
+    def loss(
+        self, weights: Float[Array, " k_fit"], atoms: Float[Array, "k_fit q"], common: Float[Array, " c"]
+    ) -> Float[Array, ""]:
+        """D_12 in effective coordinates, the simulations' own."""
+        fitted, true = self._measure(weights, atoms, common), self._measure(self.weights, self.atoms, self.common)
+        return effective_losses(self.density.model, fitted, true).d_12
+
     def _tree(self, atom: Array, common: Array) -> tuple[Any, Any]:
         return ravel_pytree(self.example[0])[1](atom), ravel_pytree(self.example[1])[1](common)
 
     def _rows(self, weights: Array, atoms: Array, common: Array) -> Float[Array, "k q"]:
+        return self.density.rows(self._measure(weights, atoms, common))
+
+    def _measure(self, weights: Array, atoms: Array, common: Array) -> MixingMeasure:
         trees, shared = jax.vmap(lambda atom: self._tree(atom, common)[0])(atoms), self._tree(atoms[0], common)[1]
-        return self.density.rows(MixingMeasure(jnp.log(weights), trees, shared))
+        return MixingMeasure(jnp.log(weights), trees, shared)
 
 
 def adapted_mixture(density: AdaptedDensity, truth: MixingMeasure, grid: Grid) -> tuple[AdaptedSet, ...]:

@@ -85,5 +85,5 @@ def _slope(distances: Float[np.ndarray, " p"], reached: Float[np.ndarray, " p"])
     ends = max(RANGE[0], float(distances[0])), min(RANGE[1], float(distances[-1]))
     if distances[0] <= INVISIBLE or ends[0] >= ends[1]:
         return 0.0
-    lattice = np.linspace(*np.log(ends), LATTICE)
+    lattice = np.linspace(float(np.log(ends[0])), float(np.log(ends[1])), LATTICE)
     return float(np.polyfit(lattice, np.interp(lattice, np.log(distances), np.log(reached)), 1)[0])

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
@@ -75,7 +76,7 @@ def test_with_a_free_mass_the_objective_is_the_likelihood_of_the_restricted_mode
         log_p = log_densities(setup, rows)
         multinomial = float(counts @ (log_p - logsumexp(log_p)))
         value = jax.jit(lambda s, data, rows=rows: objective(setup.density.base, rows.at[:, 0].multiply(s), data))
-        least = minimize_scalar(
+        least: Any = minimize_scalar(
             lambda s, value=value: float(value(s, points)), bounds=(0.8, 1.2), options={"xatol": 1e-9}
         )
         gaps.append(float(least.fun) + multinomial)

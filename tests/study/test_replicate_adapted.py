@@ -82,6 +82,6 @@ def test_over_fitted_atoms_of_a_line_are_nearer_at_a_larger_size():
     problem = AdaptedProblemSpec(adapter="replora", dimension=1, k_true=1, k_fit=2)
     spec = AdaptedSweepSpec(problem=problem, starts="smoke", block=8)
     frames = dict(AdaptedReplicator(spec).cells([(10**6, 0, 6), (10**10, 0, 6)]))
-    medians = [frames[n, 0, 6]["overfitted_error"].median() for n in (10**6, 10**10)]
+    medians = [float(np.nanmedian(frames[n, 0, 6]["overfitted_error"])) for n in (10**6, 10**10)]
     assert all(frame["certified"].all() for frame in frames.values())
     assert 3.0 < medians[0] / medians[1] < 33.0
