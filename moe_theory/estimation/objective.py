@@ -193,13 +193,18 @@ def second_order(coefficients: Coefficients, design: HeadedDesign, data: Statist
     """F, its gradient and its exact Hessian with respect to ``flatten(coefficients)``."""
     mixture = mix(coefficients, design)
     residual = mixture.prediction - data.mean
-    heads = jnp.arange(mixture.gates.shape[0])
+    heads = mixture.gates.shape[0]
+    first, second = np.triu_indices(heads)
 
-    def of_pair(first: Array, second: Array) -> Array:
-        return _pair_hessian(mixture, residual, design, data, first, second)
+    def of_pair(one: Array, other: Array) -> Array:
+        return _pair_hessian(mixture, residual, design, data, one, other)
 
-    blocks = jax.vmap(jax.vmap(of_pair, (None, 0)), (0, None))(heads, heads)
-    size = heads.shape[0] * blocks.shape[-1]
+    upper = jax.vmap(of_pair)(jnp.asarray(first), jnp.asarray(second))
+    place = np.zeros((heads, heads), int)
+    place[first, second] = place[second, first] = np.arange(first.size)
+    below = jnp.asarray(np.tri(heads, k=-1, dtype=bool))[:, :, None, None]
+    blocks = jnp.where(below, jnp.swapaxes(upper, 1, 2)[place], upper[place])
+    size = heads * upper.shape[-1]
     slope = flatten(_gradient(mixture, residual, design, data))
     return SecondOrder(_value(residual, data), slope, blocks.transpose(0, 2, 1, 3).reshape(size, size))
 
