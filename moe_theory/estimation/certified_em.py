@@ -65,14 +65,14 @@ def certified_em(
         ceiling: F that a minimiser does not exceed, as ``certify`` takes it.
     """
     values: list[float] = []
-    for block in range(1, MOST_BLOCKS + 1):
+    while True:
         rows, state, certificate = _block(kind, space, points, rows, ceiling)
         values.append(float(state.value))
+        sweeps = SWEEPS * len(values)
         if bool(certificate.passed):
-            return EmEnd(state._replace(status=jnp.asarray(CONVERGED)), certificate, block * SWEEPS)
-        if crawls(values):
-            break
-    return EmEnd(state, certificate, block * SWEEPS)  # pyright: ignore[reportPossiblyUnbound]
+            return EmEnd(state._replace(status=jnp.asarray(CONVERGED)), certificate, sweeps)
+        if crawls(values) or len(values) == MOST_BLOCKS:
+            return EmEnd(state, certificate, sweeps)
 
 
 def crawls(values: list[float]) -> bool:
