@@ -25,6 +25,10 @@ Anchored = Annotated[bool | None, typer.Option("--anchored/--no-anchor", help="O
 Seed = Annotated[int | None, typer.Option("--problem-seed", help="Draws truth, matrices and support.")]
 WithModulus = Annotated[bool, typer.Option("--modulus", help="Also bound the modulus of continuity from below.")]
 Figures = Annotated[Path | None, typer.Option(help="Folder for the figure of the modulus; implies --modulus.")]
+Kept = Annotated[
+    Path | None,
+    typer.Option("--results", help="Folder of stored results: keep the answer there for verdicts; implies --modulus."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -43,6 +47,7 @@ def certify(
     problem_seed: Seed = None,
     modulus: WithModulus = False,
     figures: Figures = None,
+    results: Kept = None,
     as_json: AsJson = False,
 ) -> None:
     """Say at which rate a model's parameters can be estimated, and which are to blame if not: no sample is drawn.
@@ -51,6 +56,7 @@ def certify(
     """
     from moe_theory.precision import enable_x64
     from moe_theory.study.identification import certified
+    from moe_theory.study.store import Store
 
     enable_x64()
     options: dict[str, Any] = {
@@ -59,7 +65,8 @@ def certify(
         "anchored": anchored, "problem_seed": problem_seed,
     }  # fmt: skip
     given = {name: value for name, value in options.items() if value is not None}
-    answer = certified(model, given, figures, modulus or figures is not None)
+    store = None if results is None else Store(results)
+    answer = certified(model, given, figures, modulus or figures is not None or store is not None, store)
     typer.echo(json.dumps(answer.as_json(), allow_nan=False) if as_json else answer.as_text())
 
 

@@ -24,10 +24,12 @@ from moe_theory.study.spec import SweepSpec, parse_sizes, revise
 from moe_theory.study.store import Store
 from moe_theory.study.stored import also_stored, holds
 from moe_theory.study.sweep import rows_of, run_claims, smoke_of, sweep_of
-from moe_theory.study.tables import claims_table, verdict_table
+from moe_theory.study.tables import claims_table, verdict_table, witness_table
 from moe_theory.study.verdict import CERTIFIED_SHARE
+from moe_theory.study.witnesses import witnesses
 from moe_theory.theory.claims import CLAIMS, HEADLINE, Claim, claim_named
 from moe_theory.theory.comparisons import COMPARISONS, Comparison, parts_of
+from moe_theory.theory.envelope import Modulus
 
 STATUSES = (
     "Exit status 0: all went well; 1: something was computed but could not be finished; 2: the request cannot be "
@@ -114,7 +116,7 @@ def run(
         (report(claim, sweep, rows, accuracies=wanted), rows)
         for (claim, sweep), rows in zip(sweeps, computed, strict=True)
     ]
-    _print_reports(judged, compared, as_json)
+    _print_reports(judged, compared, store, as_json)
     _demand_certified([made for made, _ in judged])
 
 
@@ -148,12 +150,12 @@ def verdict(
         raise InputError(f"--statistic must be median or mean, got {statistic!r}")
     wanted = _accuracies(eps)
     problem = _given(rank=rank, dimension=dimension, k_true=k_true, k_fit=k_fit, sigma=sigma, weight_floor=weight_floor)
-    compared = _comparisons(names, problem)
+    compared, store = _comparisons(names, problem), Store(results)
     judged = _judge_stored(
-        "verdict", names, Store(results), lambda claim: _sweep(claim, smoke, n, reps, seed, problem, starts),
+        "verdict", names, store, lambda claim: _sweep(claim, smoke, n, reps, seed, problem, starts),
         lambda claim, sweep, rows: report(claim, sweep, rows, statistic, wanted),
     )  # fmt: skip
-    _print_reports(judged, compared, as_json)
+    _print_reports(judged, compared, store, as_json)
 
 
 @app.command()
@@ -179,10 +181,11 @@ def plot(
     Give the options that `run` was given.
     """
     problem = _given(rank=rank, dimension=dimension, k_true=k_true, k_fit=k_fit, sigma=sigma, weight_floor=weight_floor)
+    store = Store(results)
     judged = _judge_stored(
-        "plot", names, Store(results), lambda claim: _sweep(claim, smoke, n, reps, seed, problem, starts), report
+        "plot", names, store, lambda claim: _sweep(claim, smoke, n, reps, seed, problem, starts), report
     )
-    _print_paths(draw_claims(judged, figures), as_json)
+    _print_paths(draw_claims(judged, figures, _bounds(judged, store)), as_json)
 
 
 @app.command()
@@ -225,8 +228,8 @@ def reproduce(
     sweeps = [(claim, _sweep(claim, smoke, None, None, 0, {}, None)) for claim in map(claim_named, HEADLINE)]
     computed = run_claims(sweeps, store, workers)
     judged = [(report(claim, sweep, rows), rows) for (claim, sweep), rows in zip(sweeps, computed, strict=True)]
-    _print_reports(judged, [], False)
-    _print_paths(draw_headline(judged, figures), False)
+    _print_reports(judged, [], store, False)
+    _print_paths(draw_headline(judged, figures, _bounds(judged, store)), False)
     _demand_certified([made for made, _ in judged])
 
 
@@ -359,16 +362,28 @@ def _print_json(value: dict[str, Any]) -> None:
     typer.echo(json.dumps(value, allow_nan=False))
 
 
-def _print_reports(judged: list[tuple[Report, pd.DataFrame]], compared: list[Comparison], as_json: bool) -> None:
+def _print_reports(
+    judged: list[tuple[Report, pd.DataFrame]], compared: list[Comparison], store: Store, as_json: bool
+) -> None:
+    seen = [witnesses(made, store) for made, _ in judged]
     rows = {made.claim.id: each for made, each in judged}
     comparisons = [compare(comparison, rows) for comparison in compared if rows.keys() >= set(comparison.parts)]
     if as_json:
-        for made in (*(each for each, _ in judged), *comparisons):
+        for (made, _), found in zip(judged, seen, strict=True):
+            _print_json({**made.as_json(), "witnesses": found.as_json()})
+        for made in comparisons:
             _print_json(made.as_json())
         return
     typer.echo(verdict_table(made for made, _ in judged))
+    typer.echo(f"\n{witness_table(seen)}")
     for made in comparisons:
         typer.echo(f"\n{comparison_table(made)}")
+
+
+def _bounds(judged: list[tuple[Report, pd.DataFrame]], store: Store) -> dict[str, Modulus]:
+    """The stored moduli, by claim."""
+    seen = {made.claim.id: witnesses(made, store).bound for made, _ in judged}
+    return {name: bound for name, bound in seen.items() if bound is not None}
 
 
 def _print_paths(paths: list[Path], as_json: bool) -> None:

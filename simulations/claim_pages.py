@@ -15,6 +15,7 @@ from moe_theory.study.report import report
 from moe_theory.study.store import Store
 from moe_theory.study.stored import holds
 from moe_theory.study.sweep import rows_of, sweep_of
+from moe_theory.study.witnesses import witnesses
 from moe_theory.theory.claims import CLAIMS as TABLE
 from moe_theory.theory.comparisons import COMPARISONS
 
@@ -42,7 +43,8 @@ def main() -> None:
         except InputError as error:
             print(f"left out: {claim.id}: {error}", file=sys.stderr)
     compared = [compare(each, rows) for each in COMPARISONS.values() if rows.keys() >= set(each.parts)]
-    PAGE.write_text(claims_page(list(TABLE.values()), reports, compared, given.figures), encoding="utf-8")
+    seen = {name: witnesses(made, store) for name, made in reports.items()}
+    PAGE.write_text(claims_page(list(TABLE.values()), reports, compared, given.figures, seen), encoding="utf-8")
     print(PAGE)
 
 

@@ -266,7 +266,7 @@ def test_a_run_that_is_not_certified_has_status_3_and_prints_everything(command,
 def test_reproduce_draws_everything_before_it_tells_what_is_not_certified(command, monkeypatch, tmp_path):
     drawn = []
     monkeypatch.setattr(cli, "run_claims", uncertified)
-    monkeypatch.setattr(cli, "draw_headline", lambda judged, folder: drawn.extend(judged) or [folder / "a.png"])
+    monkeypatch.setattr(cli, "draw_headline", lambda judged, folder, _: drawn.extend(judged) or [folder / "a.png"])
     status, out, err = command("reproduce")
     assert status == 3
     assert [made.claim.id for made, _ in drawn] == list(HEADLINE)

@@ -68,11 +68,10 @@ def certified_em(
     while True:
         rows, state, certificate = _block(kind, space, points, rows, ceiling)
         values.append(float(state.value))
-        sweeps = SWEEPS * len(values)
         if bool(certificate.passed):
-            return EmEnd(state._replace(status=jnp.asarray(CONVERGED)), certificate, sweeps)
+            return EmEnd(state._replace(status=jnp.asarray(CONVERGED)), certificate, len(values) * SWEEPS)
         if crawls(values) or len(values) == MOST_BLOCKS:
-            return EmEnd(state, certificate, sweeps)
+            return EmEnd(state, certificate, len(values) * SWEEPS)
 
 
 def crawls(values: list[float]) -> bool:

@@ -8,7 +8,8 @@ extremises d'p subject to g'p + 1/2 p'Wp <= room, room = level - (F(z) - F(fit))
     p = -W^-1 g + t W^-1 d,    t = +- sqrt( (2 room + g'W^-1 g) / d'W^-1 d ),
 
 is corrected back to the valley, and shortened until it stays within the level. This searches the component of the
-set that contains the fit; other components are other starts' minima, and `block_splits`. Source: our derivation.
+set that contains the fit; other components are other starts' minima, `block_splits`, and splits that do not move f_G
+(``study.invisible``), where it may start as well as at a fit. Source: our derivation.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from moe_theory.estimation.smooth import AbstractProblem
-from moe_theory.estimation.space import Chart, TrueSet, true_sets
+from moe_theory.estimation.space import Chart, TrueSet, joined, true_sets
 from moe_theory.estimation.trust_region import State, corrected, look
 from moe_theory.models.measure import MixingMeasure
 
@@ -165,4 +166,4 @@ def _split(chart: Chart, true: TrueSet, atom: int, share: float, moved: np.ndarr
     parts = np.repeat(true.atoms[atom : atom + 1] + (1.0 - share) * moved, extra, axis=0)
     atoms = np.vstack([true.atoms, parts])
     atoms[atom] -= share * moved
-    return np.concatenate([weights - chart.space.weight_floor * weights.sum(), atoms.ravel(), true.common])
+    return joined(chart.space, weights, atoms, true.common)

@@ -92,7 +92,7 @@ class _GatedRegressor(RegressorMixin, MultiOutputMixin, BaseEstimator):
     def _inputs(self, X: Any) -> Float[np.ndarray, "n d"]:
         """Checked inputs; before ``fit``, scikit-learn's NotFittedError."""
         check_is_fitted(self, "fit_")
-        return validate_data(self, X, dtype=np.float64, reset=False)
+        return np.asarray(validate_data(self, X, dtype=np.float64, reset=False))
 
 
 class GaussianGatedRegressor(_GatedRegressor):

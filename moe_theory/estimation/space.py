@@ -203,3 +203,8 @@ def true_sets(chart: Chart, truth: MixingMeasure) -> list[TrueSet]:
         atoms = np.asarray(jax.vmap(lambda atom: ravel_pytree(atom)[0])(own.atoms))
         sets.append(TrueSet(atoms, np.asarray(jnp.exp(own.log_weights)), np.asarray(ravel_pytree(own.common)[0])))
     return sets
+
+
+def joined(space: ParameterSpace, weights: np.ndarray, atoms: np.ndarray, common: np.ndarray) -> np.ndarray:
+    """z of one set of atoms, given flat, on the host."""
+    return np.concatenate([weights - space.weight_floor * weights.sum(), atoms.ravel(), common])

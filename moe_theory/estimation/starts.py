@@ -13,7 +13,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from moe_theory.errors import InputError
-from moe_theory.estimation.space import Chart, TrueSet, true_sets
+from moe_theory.estimation.space import Chart, TrueSet, joined, true_sets
 from moe_theory.models.measure import MixingMeasure
 from moe_theory.sampling.statistics import replication_generator
 
@@ -112,12 +112,9 @@ class StartMaker:
         """All starts of one replication, inside Theta."""
         rng = np.random.default_rng(replication_generator(seed, n, replication).integers(2**63, size=4) + STREAM)
         made = [list(self._of_set(place, n, rng)) for place in range(len(self._sets))]
-        floor = self._chart.space.weight_floor
+        space = self._chart.space
         z = np.stack(
-            [
-                np.concatenate([np.concatenate([w - floor * w.sum(), a.ravel(), c]) for _, w, a, c in start])
-                for start in zip(*made, strict=True)
-            ]
+            [np.concatenate([joined(space, w, a, c) for _, w, a, c in start]) for start in zip(*made, strict=True)]
         )
         return Starts(np.asarray(self._inside(self._chart, z)), tuple(kind for kind, *_ in made[0]))
 

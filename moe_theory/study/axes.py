@@ -16,6 +16,7 @@ from moe_theory.theory.summaries import ErrorCurve, local_slopes
 
 GREY = "0.45"
 _PALE = "0.65"
+BOUND_LINE: Any = (0, (1, 1))
 _LEAST_SHARE = 0.9
 LOOKS: tuple[tuple[str, str, Any], ...] = (
     ("#0072B2", "o", "-"),
@@ -36,6 +37,8 @@ def draw_errors(ax: Axes, panel: Panel, panels: Sequence[Panel]) -> None:
     place: dict[str, Any] = {"xytext": (0, 6), "textcoords": "offset points", "annotation_clip": False}
     ax.annotate(panel.subtitle, (0, 1), xycoords="axes fraction", fontsize=7.5, **place)
     _draw_references(ax, panel, panels)
+    if panel.bound is not None:
+        ax.plot(*panel.bound, color=GREY, linewidth=1.0, linestyle=BOUND_LINE, zorder=1, gid="bound")
     for series, look in zip(panel.series, _looks(panel), strict=True):
         curve, color, center = series.curve, look["color"], np.exp(series.curve.log_center)
         if series.identified is not None:
@@ -133,6 +136,9 @@ def legend_entries(panel: Panel) -> list[tuple[Line2D | Patch, str]]:
         if series.tail is not None:
             dash = Line2D([], [], color=color, marker="_", markersize=7, linestyle="none")
             entries.append((dash, f"{series.label}: {100 * series.tail[0]:g} % quantile"))
+    if panel.bound is not None:
+        line = Line2D([], [], color=GREY, linewidth=1.0, linestyle=BOUND_LINE)
+        entries.append((line, "no estimator below, at $G_*$ and another measure (two points)"))
     if any(_few(series.curve).any() for series in panel.series):
         entries.append((blank, f"hollow marker: more than {100 * MISSING_SHARE:g} % of the replications have no value"))
     return [*entries, (blank, panel.note)] if panel.note else entries

@@ -1,9 +1,11 @@
 """Which figures are drawn of which claims."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
+import numpy as np
 import pandas as pd
 
 from moe_theory.study.figures import claim_figure, comparison_figure, rate_figure
@@ -12,17 +14,23 @@ from moe_theory.study.provenance import provenance
 from moe_theory.study.report import Report
 from moe_theory.theory.claims import Measure
 from moe_theory.theory.density_claims import ASYMPTOTIC_FROM
+from moe_theory.theory.envelope import Modulus
+from moe_theory.theory.summaries import Statistic
 
 Drawn = tuple[Report, pd.DataFrame]
 """A report and the rows that it judges."""
 
 
-def draw_claims(drawn: Sequence[Drawn], folder: Path) -> list[Path]:
+Bounds = Mapping[str, Modulus]
+"""Moduli of continuity by claim: their two-point bound is drawn under the errors."""
+
+
+def draw_claims(drawn: Sequence[Drawn], folder: Path, bounds: Bounds = MappingProxyType({})) -> list[Path]:
     """One figure per claim, named after it."""
-    return [path for made, rows in drawn for path in _draw_claim(made, rows, folder / made.claim.id)]
+    return [path for made, rows in drawn for path in _draw_claim(made, rows, folder / made.claim.id, bounds)]
 
 
-def _draw_claim(made: Report, rows: pd.DataFrame, stem: Path) -> list[Path]:
+def _draw_claim(made: Report, rows: pd.DataFrame, stem: Path, bounds: Bounds) -> list[Path]:
     title = f"{made.claim.model}, {'exact' if made.claim.specification == 'exact' else 'over'}-specified"
     measures = _drawn_measures(made)
     described = lasting(provenance())
@@ -39,6 +47,7 @@ def _draw_claim(made: Report, rows: pd.DataFrame, stem: Path) -> list[Path]:
         references=_references(made),
         provenance=described,
         statistics={measure.column: measure.statistic for measure in measures},
+        bound=_bound(made, bounds),
     )
 
 
@@ -64,7 +73,7 @@ def _block_panels(title: str, made: Report, rows: pd.DataFrame) -> list[Panel]:
         if not chosen:
             continue
         columns = [measure.column for measure in chosen]
-        statistics = {measure.column: measure.statistic for measure in chosen}
+        statistics: dict[str, Statistic] = {measure.column: measure.statistic for measure in chosen}
         slopes = tuple(sorted({references[column] for column in columns if column in references})) or (-0.5,)
         panel = claim_panel(f"{title}: {words}" if not panels else words, rows, None, ASYMPTOTIC_FROM, columns,
                             references, statistics=statistics)  # fmt: skip
@@ -72,14 +81,23 @@ def _block_panels(title: str, made: Report, rows: pd.DataFrame) -> list[Panel]:
     return panels
 
 
-def draw_headline(drawn: Sequence[Drawn], folder: Path) -> list[Path]:
+def draw_headline(drawn: Sequence[Drawn], folder: Path, bounds: Bounds = MappingProxyType({})) -> list[Path]:
     """One figure per claim, and LoRA beside RepLoRA, over-specified, on one error axis."""
-    paths = draw_claims(drawn, folder)
+    paths = draw_claims(drawn, folder, bounds)
     by_id = {made.claim.id: (made, rows) for made, rows in drawn}
     if {"lora-over", "replora-linear-over"} <= by_id.keys():
         panels = [_over_panel(*by_id[name]) for name in ("lora-over", "replora-linear-over")]
         paths += comparison_figure(panels[0], panels[1], folder / "lora-against-replora", lasting(provenance()))
     return paths
+
+
+def _bound(made: Report, bounds: Bounds) -> Callable[[np.ndarray], np.ndarray] | None:
+    """The two-point bound of a claim's loss as a function of n."""
+    found = bounds.get(made.claim.id)
+    if found is None:
+        return None
+    sigma = float(made.sweep.problem.sigma)
+    return lambda n: found.two_points(n, sigma)
 
 
 def _over_panel(made: Report, rows: pd.DataFrame) -> Panel:

@@ -8,7 +8,7 @@ import io
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.resources import as_file, files
@@ -29,6 +29,8 @@ from moe_theory.theory.summaries import Statistic
 
 COMPARED = ("D_12", "function_error", "overfitted_error")
 """Columns for the panels of `comparison_figure`."""
+BOUND = "two-point lower bound"
+"""What the CSV calls a panel's bound."""
 _KEY = "Marker: median (or mean, where said); band: quartiles; line: fitted law; numbers: exponent [95 % interval]"
 
 
@@ -42,9 +44,10 @@ def claim_figure(
     references: Mapping[str, float] | None = None,
     provenance: Mapping[str, Any] | None = None,
     statistics: Mapping[str, Statistic] | None = None,
+    bound: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> list[Path]:
     """Draw one claim: `claim_panel`, written by `rate_figure`; raises what they raise."""
-    panel = claim_panel(claim_title, frame, verdict, fit_from, columns, references, statistics=statistics)
+    panel = claim_panel(claim_title, frame, verdict, fit_from, columns, references, statistics=statistics, bound=bound)
     judged = {} if verdict is None else {"verdict": {"status": str(verdict.status), "reason": verdict.reason}}
     return rate_figure([panel], path_stem, {**(provenance or {}), **judged})
 
@@ -114,7 +117,13 @@ def draw(panels: Sequence[Panel]) -> Figure:
 
 def plotted(panels: Sequence[Panel]) -> pd.DataFrame:
     """The numbers behind a figure: one row per panel, series and size, NaN where there is no value."""
-    return pd.concat([_table(panel, series) for panel in panels for series in panel.series], ignore_index=True)
+    tables = [_table(panel, series) for panel in panels for series in panel.series]
+    bounds = [
+        pd.DataFrame({"panel": panel.title, "series": BOUND, "n": panel.bound[0], "center": panel.bound[1]})
+        for panel in panels
+        if panel.bound is not None
+    ]
+    return pd.concat([*tables, *bounds], ignore_index=True)
 
 
 @contextmanager

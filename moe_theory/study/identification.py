@@ -1,7 +1,7 @@
 """What `moe-theory certify` answers: identifiability of a problem, as one object, as JSON and as one screen of text."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,15 @@ from moe_theory.study.moduli import modulus_figure, modulus_of
 from moe_theory.study.problem import build
 from moe_theory.study.report import predicted_words
 from moe_theory.study.spec import ADAPTERS, ProblemSpec, free_parameters, specify
+from moe_theory.study.store import Store
+from moe_theory.study.witnesses import keep
 from moe_theory.theory.claims import CLAIMS
+from moe_theory.theory.envelope import Modulus
 from moe_theory.theory.families import mixture_of
 from moe_theory.theory.identifiability import CellVerdict, Identifiability, identify
 from moe_theory.theory.laws import Prediction
 from moe_theory.theory.margins import POSITIVE, RELATIVE_ZERO
-from moe_theory.theory.modulus import Modulus
+from moe_theory.theory.modulus import modulus
 
 DEFAULTS = {
     "lora": "lora-over", "replora": "replora-linear-over", "dora": "dora-over", "doran": "doran-over",
@@ -40,13 +43,15 @@ class Certified:
         name: of the model.
         settings: that differ from the defaults.
         found: margins, visibility, laws, blame.
-        modulus: lower bounds of the modulus of continuity, where they were asked for.
+        modulus: lower bounds of the modulus of continuity of D_12 with one atom too many, where they were asked for.
+        modulus_exact: of D_1 with the number of atoms known.
     """
 
     name: str
     settings: Mapping[str, Any]
     found: Identifiability
     modulus: Modulus | None = None
+    modulus_exact: Modulus | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; keys as the command line promises them."""
@@ -72,11 +77,16 @@ class Certified:
                 "exact": _law_words(self.found.exact),
                 **{f"over, cells of {atoms} atoms": _law_words(self.found.law(atoms)) for atoms in CELL_SIZES},
             },
+            "laws": {
+                "exact": asdict(self.found.exact),
+                **{str(atoms): _law_json(self.found.law(atoms)) for atoms in CELL_SIZES},
+            },
             "blame": {
                 "blocks": {each.block: round(each.per_cent, 1) for each in worst.blame},
                 "words": blame_words(worst),
             },
-            "modulus": None if self.modulus is None else _modulus_json(self.modulus),
+            "modulus": _modulus_json(self.modulus),
+            "modulus_exact": _modulus_json(self.modulus_exact),
         }
 
     def as_text(self) -> str:
@@ -111,7 +121,13 @@ class Certified:
         return "\n".join(f"{name:<20} {text}" for name, text in lines)
 
 
-def _modulus_json(found: Modulus) -> dict[str, Any]:
+def _law_json(law: Prediction | None) -> dict[str, Any] | None:
+    return None if law is None else asdict(law)
+
+
+def _modulus_json(found: Modulus | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
     return {
         "slope": found.slope,
         "rate_of_loss": -0.5 * found.slope,
@@ -206,7 +222,11 @@ def problem_of(model: str, changes: Mapping[str, Any]) -> ProblemSpec:
 
 
 def certified(
-    model: str, changes: Mapping[str, Any], figures: Path | None = None, with_modulus: bool = False
+    model: str,
+    changes: Mapping[str, Any],
+    figures: Path | None = None,
+    with_modulus: bool = False,
+    store: Store | None = None,
 ) -> Certified:
     """Certify a registered model.
 
@@ -214,18 +234,23 @@ def certified(
         model, changes: see ``problem_of``.
         figures: folder for the figure of the modulus; None for no figure.
         with_modulus: whether to bound the modulus of continuity.
+        store: where the answer is kept for verdicts; None for nowhere.
 
     Raises:
         InputError: as ``problem_of``.
-        StoreError: the figure cannot be written.
+        StoreError: figure or answer cannot be written.
     """
     problem = problem_of(model, changes)
     setup = build(problem)
     mixture = mixture_of(setup.model, setup.truth, setup.design)
     found = identify(mixture)
     bounds = modulus_of(setup, mixture, found) if with_modulus else None
+    known = modulus(mixture, found.first, []) if with_modulus else None
     if bounds is not None and figures is not None:
         modulus_figure(model, bounds, problem.sigma, figures / f"modulus-{model}")
     told = problem.model_dump(exclude_defaults=True, exclude={"k_fit", "support"})
     settings = {"dimension": problem.dimension, "rank": problem.rank, "k_true": problem.k_true, "gate": problem.gate}
-    return Certified(model, {**settings, **told}, found, bounds)
+    answer = Certified(model, {**settings, **told}, found, bounds, known)
+    if store is not None:
+        keep(store, problem, answer.as_json())
+    return answer

@@ -3,21 +3,19 @@
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from moe_theory.estimation.identified import block_splits
-from moe_theory.estimation.objective import mix
 from moe_theory.estimation.space import Chart
 from moe_theory.study.figures import save_figure, style
+from moe_theory.study.invisible import moves
 from moe_theory.study.problem import Setup
+from moe_theory.theory.envelope import Modulus
 from moe_theory.theory.identifiability import Identifiability
 from moe_theory.theory.margins import Mixture
-from moe_theory.theory.modulus import Modulus, modulus
-from moe_theory.theory.voronoi import effective_losses
+from moe_theory.theory.modulus import modulus
 
 SLOPES = (1.0, 0.5)
 """Drawn in grey: omega of a split that shows at order 2 and 4."""
@@ -36,14 +34,8 @@ def modulus_of(setup: Setup, mixture: Mixture, found: Identifiability) -> Modulu
 def _far_splits(setup: Setup) -> list[tuple[float, float]]:
     """(distance, D_12) of splits along one block, as large as Theta allows."""
     chart = Chart(setup.model, setup.space, setup.k_fit)
-
-    def measured(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        change = mix(chart.coefficients(z), setup.design).prediction - setup.values
-        loss = effective_losses(setup.model, chart.measure(z), setup.truth).d_12
-        return jnp.sqrt(jnp.mean(jnp.sum(change**2, axis=0))), loss
-
-    distances, losses = jax.jit(jax.vmap(measured))(jnp.asarray(block_splits(chart, setup.truth)))
-    return list(zip(np.asarray(distances).tolist(), np.asarray(losses).tolist(), strict=True))
+    distances, losses = moves(setup, chart, block_splits(chart, setup.truth))
+    return list(zip(distances.tolist(), losses.tolist(), strict=True))
 
 
 def modulus_figure(name: str, found: Modulus, sigma: float, stem: Path) -> list[Path]:

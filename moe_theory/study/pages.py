@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from moe_theory.study.comparing import ComparisonReport, comparison_table
 from moe_theory.study.report import Report, predicted_words
 from moe_theory.study.sweep import sweep_of
-from moe_theory.study.tables import aligned, judged_words
+from moe_theory.study.tables import WITNESS_HEAD, aligned, judged_words, witness_words
+from moe_theory.study.witnesses import Witnesses
 from moe_theory.theory.claims import Claim
 
 REGULAR = (
@@ -61,7 +63,11 @@ DENSITY = (
 
 
 def claims_page(
-    claims: Sequence[Claim], reports: Mapping[str, Report], comparisons: Sequence[ComparisonReport], figures: Path
+    claims: Sequence[Claim],
+    reports: Mapping[str, Report],
+    comparisons: Sequence[ComparisonReport],
+    figures: Path,
+    seen: Mapping[str, Witnesses] = MappingProxyType({}),
 ) -> str:
     """Markdown: one section per claim, then one per comparison.
 
@@ -70,6 +76,7 @@ def claims_page(
         reports: of the claims that are stored at their default sweep, by id.
         comparisons: those whose claims are all stored.
         figures: folder; a claim whose figure is in it shows it.
+        seen: prediction and modulus beside the reports, by id.
     """
     head = (
         "# Every claim\n\nMade by `simulations/claim_pages.py` from stored rows; nothing here is typed in. Each "
@@ -77,11 +84,11 @@ def claims_page(
         "`moe-theory run ID`. Exponents have 95 % intervals; laws and verdicts: [theory.md](theory.md), "
         "[verdict-calibration.md](verdict-calibration.md).\n"
     )
-    sections = [_section(claim, reports.get(claim.id), figures) for claim in claims]
+    sections = [_section(claim, reports.get(claim.id), figures, seen.get(claim.id)) for claim in claims]
     return "\n".join([head, *sections, *map(_comparison, comparisons)])
 
 
-def _section(claim: Claim, made: Report | None, figures: Path) -> str:
+def _section(claim: Claim, made: Report | None, figures: Path, seen: Witnesses | None) -> str:
     anchor, why = _derivation(claim)
     lines = [
         f"## {claim.id}",
@@ -96,6 +103,8 @@ def _section(claim: Claim, made: Report | None, figures: Path) -> str:
     ]
     if made is not None:
         lines += ["", made.main.verdict.reason]
+    if seen is not None:
+        lines += _three(seen)
     picture = figures / f"{claim.id}.png"
     if picture.is_file():
         lines += ["", f"![{claim.model}](../figures/{picture.name})"]
@@ -123,6 +132,15 @@ def _results(claim: Claim, made: Report | None) -> str:
         rows += [[each.words, predicted_words(each.prediction), "-", "-", "-"] for each in measures]
         return aligned(rows)
     return aligned([*rows, *map(judged_words, (made.main, *made.others))])
+
+
+def _three(seen: Witnesses) -> list[str]:
+    """Prediction (margins), modulus of continuity and simulation side by side."""
+    if seen.each:
+        rows = [list(WITNESS_HEAD), *map(witness_words, seen.each)]
+        return ["", "Prediction, modulus and simulation ([certify.md](certify.md)):", "", aligned(rows)]
+    told = f"Prediction and modulus were not stored when this page was written (`{seen.advice}`)."
+    return ["", told] if seen.advice else []
 
 
 def _comparison(made: ComparisonReport) -> str:

@@ -4,7 +4,7 @@ A `Series` is one error curve with the law drawn through it, a `Panel` a set of 
 come from `theory.laws` and `study.verdict`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -19,6 +19,8 @@ from moe_theory.theory.laws import LawFit, compare_laws
 from moe_theory.theory.summaries import ErrorCurve, Statistic, summarise
 
 Array = NDArray[np.float64]
+BOUND_POINTS = 73
+"""Points at which a lower bound is drawn."""
 IDENTIFIED_SET = ("D_12_lowest", "D_12_highest")
 """Columns with the least and largest D_12 over the fits that the objective cannot tell apart."""
 _BLOCKS = {
@@ -98,6 +100,7 @@ class Panel:
         certified: share of certified fits by size; empty if none was recorded.
         note: one short line beneath the legend.
         subtitle: beneath the title, smaller; may hold $mathematics$.
+        bound: sizes and errors that no estimator stays below at both of two measures; drawn as a thin line.
         slopes: drawn in grey: by default the rates of an identified and of an over-fitted parameter.
     """
 
@@ -106,6 +109,7 @@ class Panel:
     certified: Mapping[float, float] = field(default_factory=dict)
     note: str = ""
     subtitle: str = ""
+    bound: tuple[Array, Array] | None = None
     slopes: tuple[float, ...] = (-0.5, -0.25)
 
 
@@ -118,6 +122,7 @@ def claim_panel(
     references: Mapping[str, float] | None = None,
     tail_level: float | None = None,
     statistics: Mapping[str, Statistic] | None = None,
+    bound: Callable[[Array], Array] | None = None,
 ) -> Panel:
     """Make the panel of one claim from its replications.
 
@@ -135,6 +140,7 @@ def claim_panel(
         references: predicted exponent by column; that of the first column is taken from the verdict by default.
         tail_level: quantile of the over-fitted atom error to show as well, such as 0.9.
         statistics: 'mean' for columns whose mean is drawn; the median of all others.
+        bound: lower bound of the first column's error, as a function of n.
 
     Raises:
         InputError: a column is absent, no column has a value, or an error is zero, negative or infinite.
@@ -155,7 +161,14 @@ def claim_panel(
         raise InputError(f"{title}: none of the columns {', '.join(drawn) or '(none)'} has a value to draw")
     sizes, certified = frame["n"].to_numpy(dtype=np.float64), frame["certified"].eq(True).to_numpy(dtype=np.float64)
     shares = {float(n): float(certified[sizes == n].mean()) for n in np.unique(sizes)}
-    return Panel(title, series, shares, subtitle="" if verdict is None else _subtitle(drawn[0], verdict))
+    grid = np.geomspace(np.min(sizes), np.max(sizes), BOUND_POINTS)
+    return Panel(
+        title,
+        series,
+        shares,
+        subtitle="" if verdict is None else _subtitle(drawn[0], verdict),
+        bound=None if bound is None else (grid, bound(grid)),
+    )
 
 
 def curve_of(

@@ -16,6 +16,7 @@ from moe_theory.estimation.space import Chart
 from moe_theory.estimation.starts import StartMaker, plan_named
 from moe_theory.estimation.trust_region import State
 from moe_theory.sampling.statistics import Statistics, draw_statistics
+from moe_theory.study.invisible import farthest_invisible
 from moe_theory.study.lanes import AbstractReplicator, Replication
 from moe_theory.study.problem import Setup, build
 from moe_theory.study.spec import SweepSpec
@@ -29,6 +30,9 @@ SEARCHES = {
 }
 """Columns that hold the least (-1) or largest (+1) D_12 over a set of fits: those with F within ``SPREAD`` of the
 minimum (0); within ``CONFIDENCE_LEVEL`` (1); at most the truth's, the set that holds G* for certain (2)."""
+
+FROM_TRUTH = "D_12_truth_highest"
+"""The search whose set is certain to hold a split that does not move f_G; it starts from that one too."""
 
 ROUNDING = 1e-8
 """Share of F by which two measures with the same f_G may differ at n = 10^15."""
@@ -48,6 +52,7 @@ class Replicator(AbstractReplicator):
         self._measure = jax.jit(jax.vmap(self._measure_lane))
         self._end_loss = jax.jit(jax.vmap(self._d_12))
         self._splits = block_splits(self.chart, self.setup.truth) if identified_set else None
+        self._invisible = None if self._splits is None else farthest_invisible(self.setup, self.chart, self._splits)
         self._begin_search = jax.jit(jax.vmap(self._begin_lane))
         self._search = jax.jit(jax.vmap(self._search_lane))
         self._split_values = jax.jit(jax.vmap(self._split_lane))
@@ -74,19 +79,30 @@ class Replicator(AbstractReplicator):
         return search_step(Problem(self.chart, self.setup.design, data), search, self._d_12)
 
     def _begin_lane(self, state: State, levels: jax.Array) -> Search:
-        """All that `SEARCHES` asks for, in its order."""
+        """All that `SEARCHES` asks for, in its order; then one from the invisible split, if there is one."""
         which, signs = (np.array(column) for column in zip(*SEARCHES.values(), strict=True))
         begin = jax.vmap(lambda level, sign: begin_search(state, self._d_12, level, sign))
-        return begin(levels[which], jnp.asarray(signs))
+        begun = begin(levels[which], jnp.asarray(signs))
+        if self._invisible is None:
+            return begun
+        level, sign = SEARCHES[FROM_TRUTH]
+        split = state._replace(z=jnp.asarray(self._invisible))
+        there = begin_search(split, self._d_12, levels[level], jnp.asarray(sign))
+        return jax.tree.map(lambda many, one: jnp.concatenate([many, one[None]]), begun, there)
 
-    def _ends(self, data: Statistics, states: State, levels: np.ndarray) -> np.ndarray:
-        """The end that every search reaches from every fit: (fits, searches)."""
+    def _ends(self, data: Statistics, states: State, levels: np.ndarray) -> dict[str, np.ndarray]:
+        """The end that every search reaches, by its column."""
         begun = self.padded(self._begin_search, states, levels)
+        each = begun.sign.shape[1]
         searches = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), begun)
-        repeated = jax.tree.map(lambda leaf: np.repeat(leaf, len(SEARCHES), axis=0), data)
+        repeated = jax.tree.map(lambda leaf: np.repeat(leaf, each, axis=0), data)
         size = max(1, self.sweep.block // len(SEARCHES))
         ended: Search = until_settled(self._search, lambda lanes: lanes.left > 0, size, repeated, searches)
-        return np.asarray(ended.reached).reshape(-1, len(SEARCHES))
+        reached = np.asarray(ended.reached).reshape(-1, each)
+        columns = {name: reached[:, place] for place, name in enumerate(SEARCHES)}
+        if self._invisible is not None:
+            columns[FROM_TRUTH] = np.maximum(columns[FROM_TRUTH], reached[:, -1])
+        return columns
 
     def _split_lane(self, data: Statistics) -> jax.Array:
         """F at every one of `block_splits`."""
@@ -116,8 +132,8 @@ class Replicator(AbstractReplicator):
     def _range_columns(
         self, members: list[Replication], data: Statistics, states: State, best: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """Every column of `SEARCHES`: searched from the fit, among the ends of other starts, and among
-        the splits of the truth.
+        """Every column of `SEARCHES`: searched from the fit, from an invisible split if there is one, among the ends
+        of other starts, and among the splits of the truth.
 
         A point at which F is within the level belongs to the set whether it is a minimum or not.
         """
@@ -127,15 +143,13 @@ class Replicator(AbstractReplicator):
         least = own_states.value
         fixed = np.broadcast_to([SPREAD, CONFIDENCE_LEVEL], (len(members), 2))
         above = np.column_stack([fixed, np.maximum(truths - least, 0.0)])
-        ends = self._ends(own_data, own_states, above)
+        columns = self._ends(own_data, own_states, above)
         values = np.concatenate([states.value, self.padded(self._split_values, own_data).ravel()])
         at_splits = np.tile(np.asarray(self.padded(self._end_loss, self._splits)), len(members))
         reached = np.concatenate([self.padded(self._end_loss, states.z), at_splits])
         owner = np.concatenate([owner, np.repeat(np.arange(len(members)), len(at_splits) // len(members))])
-        columns = {}
-        for place, (name, (level, sign)) in enumerate(SEARCHES.items()):
+        for name, (level, sign) in SEARCHES.items():
             inside = values <= (least + above[:, level])[owner] + ROUNDING * truths[owner]
-            columns[name] = ends[:, place].copy()
             (np.minimum if sign < 0 else np.maximum).at(columns[name], owner[inside], reached[inside])
         return columns
 

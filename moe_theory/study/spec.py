@@ -283,6 +283,16 @@ def problem_hash(sweep: SweepSpec) -> str:
     )
 
 
+CERTIFY_REVISION = 1
+"""Raised by hand whenever a change of the code changes what certify finds."""
+
+
+def truth_hash(problem: ProblemSpec) -> str:
+    """Name what margins and modulus of a problem depend on: the model and its truth, not the fit or the noise."""
+    settings = problem.model_dump(mode="json", exclude_defaults=True, exclude={"k_fit", "sigma", "weight_floor"})
+    return _digest({"problem": settings, "revision": CERTIFY_REVISION})
+
+
 def _digest(settings: Mapping[str, Any]) -> str:
     text = json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from moe_theory.study.report import Judged, Report, predicted_words
+from moe_theory.study.witnesses import Witness, Witnesses
 from moe_theory.theory.claims import Claim
 from moe_theory.theory.comparisons import Comparison
 
@@ -62,6 +63,27 @@ def _sentence(text: str) -> str:
 def _row(name: str, judged: Judged, certified: str) -> list[str]:
     *told, law, status = judged_words(judged)
     return [name, *told, law, certified, status]
+
+
+def witness_table(found: Iterable[Witnesses]) -> str:
+    """Prediction, modulus and simulation side by side, one row per claim and measure; then what is not stored yet."""
+    rows, absent = [["claim", *WITNESS_HEAD]], []
+    for each in found:
+        rows += [[each.claim.id if i == 0 else "", *witness_words(seen)] for i, seen in enumerate(each.each)]
+        if each.advice:
+            absent.append(f"{each.claim.id}: prediction and modulus are not stored; `{each.advice}` stores them")
+    return "\n".join([*([aligned(rows)] if len(rows) > 1 else []), *absent])
+
+
+WITNESS_HEAD = ("measure", "claimed", "certify", "modulus", "simulation", "three witnesses")
+
+
+def witness_words(seen: Witness) -> list[str]:
+    """One measure in words: what it is; the law claimed, foreseen, of the modulus; simulated exponent; the finding."""
+    told, claimed, simulated, _, status = judged_words(seen.judged)
+    certify = "-" if seen.foreseen is None else predicted_words(seen.foreseen)
+    modulus = "-" if seen.exponent is None else f"n^{seen.exponent:.2f}"
+    return [told, claimed, certify, modulus, f"{simulated} {status}", seen.finding]
 
 
 def judged_words(judged: Judged) -> list[str]:

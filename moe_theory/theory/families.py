@@ -28,6 +28,7 @@ from moe_theory.estimation.objective import HeadedDesign
 from moe_theory.models.hierarchy import HierarchicalModel, as_hierarchical
 from moe_theory.models.measure import MixingMeasure
 from moe_theory.models.regression import Design, RegressionModel
+from moe_theory.theory.voronoi import Points, effective_losses, losses
 
 SYMBOLS = {
     "query_left": "B_Q", "query_right": "A_Q", "value_left": "B_V", "value_right": "A_V", "left": "B", "right": "A",
@@ -93,6 +94,12 @@ class AbstractSet(eqx.Module):
     def coordinates(self, atom: Float[Array, " q"], common: Float[Array, " c"]) -> Float[Array, " e"]:
         """phi(theta)."""
 
+    @abc.abstractmethod
+    def loss(
+        self, weights: Float[Array, " k_fit"], atoms: Float[Array, "k_fit q"], common: Float[Array, " c"]
+    ) -> Float[Array, ""]:
+        """D_12 of this set, with cells for frozen atoms; of a registered model the simulations' own (``voronoi``)."""
+
     def known_gauge(
         self, atom: Float[Array, " q"], common: Float[Array, " c"]
     ) -> tuple[tuple[str, Float[Array, "_ q"]], ...]:
@@ -108,6 +115,20 @@ class AbstractSet(eqx.Module):
         return eqx.tree_at(lambda own: (own.weights, own.atoms, own.common), self, (weights, atoms, common))
 
 
+Flat = tuple[Float[Array, " _"], Float[Array, "_ q"], Float[Array, " c"]]
+"""(weights, atoms, common) of one set, of any number of atoms."""
+
+
+def points_of(coordinates: Callable[[Array, Array], Array], measure: Flat) -> Points:
+    """Atoms in coordinates, for losses."""
+    weights, atoms, common = measure
+    return _points(weights, jax.vmap(coordinates, (0, None))(atoms, common))
+
+
+def _points(weights: Float[Array, " k"], phi: Float[Array, "k e"]) -> Points:
+    return Points(jnp.zeros((phi.shape[0], 0)), phi, weights)
+
+
 class AbstractView(eqx.Module):
     """Score and output of one atom at all support points, in every head that sees it."""
 
@@ -120,6 +141,10 @@ class AbstractView(eqx.Module):
     @abc.abstractmethod
     def coordinates(self, atom: Float[Array, " q"], common: Float[Array, " c"]) -> Float[Array, " e"]:
         """phi(theta)."""
+
+    @abc.abstractmethod
+    def loss(self, fitted: Flat, true: Flat, frozen: tuple[Float[Array, "H f M"], Float[Array, "H f d_v M"]]) -> Array:
+        """D_12 of a fitted measure against the true one, beside frozen atoms of these scores and outputs."""
 
     @abc.abstractmethod
     def known_gauge(
@@ -159,6 +184,13 @@ class SoftmaxSet(AbstractSet):
         """sum_h O_h (f_h - f*_h)."""
         true = self._mixed(self.weights, self.atoms, self.common)[1]
         return self._added(self._mixed(weights, atoms, common)[1] - true)
+
+    def loss(
+        self, weights: Float[Array, " k_fit"], atoms: Float[Array, "k_fit q"], common: Float[Array, " c"]
+    ) -> Float[Array, ""]:
+        """The view's."""
+        frozen = self.frozen_logits, self.frozen_outputs
+        return self.view.loss((weights, atoms, common), (self.weights, self.atoms, self.common), frozen)
 
     def coordinates(self, atom: Float[Array, " q"], common: Float[Array, " c"]) -> Float[Array, " e"]:
         """The view's."""
@@ -214,6 +246,14 @@ class LinearSet(AbstractSet):
         every = jnp.concatenate([atoms, self.atoms])
         return jnp.concatenate([weights, -self.weights]) @ jax.vmap(lambda atom: self.response(atom, common))(every)
 
+    def loss(
+        self, weights: Float[Array, " k_fit"], atoms: Float[Array, "k_fit q"], common: Float[Array, " c"]
+    ) -> Float[Array, ""]:
+        """D_12 in theta; weights of a density have a scale of their own and no frozen ones beside them."""
+        fitted, true = (weights, atoms, common), (self.weights, self.atoms, self.common)
+        points = points_of(self.coordinates, fitted), points_of(self.coordinates, true)
+        return losses(*points, _points(jnp.zeros(0), points[1].value[:0]), False).d_12
+
     def coordinates(self, atom: Float[Array, " q"], common: Float[Array, " c"]) -> Float[Array, " e"]:
         """theta itself."""
         return atom
@@ -252,6 +292,15 @@ class ModelView(AbstractView):
         alone = MixingMeasure(jnp.zeros(1), jax.tree.map(lambda leaf: leaf[None], one), shared)
         seen = as_hierarchical(self.model).coefficients(alone)
         return seen.score[:, 0], seen.output[:, 0]
+
+    def loss(self, fitted: Flat, true: Flat, frozen: tuple[Float[Array, "H f M"], Float[Array, "H f d_v M"]]) -> Array:
+        """D_12 in effective coordinates; the model knows its frozen atoms."""
+        return effective_losses(self.model, self._measure(fitted), self._measure(true)).d_12
+
+    def _measure(self, flat: Flat) -> MixingMeasure:
+        weights, atoms, common = flat
+        tree = jax.vmap(ravel_pytree(self.example[0])[1])(atoms)
+        return MixingMeasure(jnp.log(weights), tree, ravel_pytree(self.example[1])[1](common))
 
     def coordinates(self, atom: Float[Array, " q"], common: Float[Array, " c"]) -> Float[Array, " e"]:
         """Effective coordinates (theory section 2)."""
@@ -293,9 +342,18 @@ class FunctionView(AbstractView):
 
     def coordinates(self, atom: Float[Array, " q"], common: Float[Array, " c"]) -> Float[Array, " e"]:
         """The score up to a constant, which the weight repeats, and the output, as functions in L2(mu)."""
-        score, output = self.seen(atom, common)
+        return self._coordinates(*self.seen(atom, common))
+
+    def _coordinates(self, score: Float[Array, "H M"], output: Float[Array, "H d_v M"]) -> Float[Array, " e"]:
         each = [(score - jnp.mean(score)).reshape(-1), output.reshape(-1)]
         return jnp.concatenate(each) / jnp.sqrt(1.0 * self.support.shape[0])
+
+    def loss(self, fitted: Flat, true: Flat, frozen: tuple[Float[Array, "H f M"], Float[Array, "H f d_v M"]]) -> Array:
+        """D_12 in these coordinates; frozen atoms have weight 1, and without one the weights have no scale."""
+        count = frozen[0].shape[1]
+        held = _points(jnp.ones(count), jax.vmap(self._coordinates, 1)(*frozen))
+        points = points_of(self.coordinates, fitted), points_of(self.coordinates, true)
+        return losses(*points, held, count == 0).d_12
 
     def known_gauge(
         self, atom: Float[Array, " q"], common: Float[Array, " c"]

@@ -353,9 +353,7 @@ def second_order(first: FirstOrder, cells: Sequence[Cell], starts: int = STARTS)
     """
     residual = gauge_leg_residual(first, cells)
     assert residual <= GAUGE_LEG, f"gauge legs lie {residual:.1g} off the first-order span: the gauge is not complete"
-    forms = compressed([
-        off_span(first, cell.bends.reshape(len(cell.response), -1)).reshape(cell.bends.shape) for cell in cells
-    ])  # fmt: skip
+    forms = _forms(first, cells)
     rounding = max(_rounding(first, cell) for cell in cells)
     found = rank_limited(forms, 1, starts)
     limited = {2: found[0]}
@@ -373,6 +371,32 @@ def second_order(first: FirstOrder, cells: Sequence[Cell], starts: int = STARTS)
     zeros = [each.matrices for each in found if each.value <= rounding] if decision == "zero" else []
     null = [np.mean(own, axis=0) for own in zip(*(zeros or [minimum.matrices]), strict=True)]
     return SecondOrder(minimum, limited, rounding, decision, null)
+
+
+def null_split(first: FirstOrder, cell: Cell, atoms: int, starts: int = STARTS) -> Float[np.ndarray, "p e"] | None:
+    """Y of a split in at most so many atoms whose second-order margin is zero, with as few as there are; None if none.
+
+    The rank-limited problems of ``second_order`` alone: a positive margin is not proved, which is what takes the time.
+
+    Args:
+        first: of the whole mixture.
+        cell: the atom that is split.
+        atoms: largest number of parts.
+        starts: of each rank-limited problem.
+    """
+    forms, rounding = _forms(first, [cell]), _rounding(first, cell)
+    for columns in range(1, atoms):
+        best = rank_limited(forms, columns, starts)[0]
+        if best.value <= rounding:
+            return best.factors[0]
+    return None
+
+
+def _forms(first: FirstOrder, cells: Sequence[Cell]) -> list[Float[np.ndarray, "_ _ _"]]:
+    """1/2 D^2 H off the first-order span, one stack of symmetric forms per cell."""
+    return compressed([
+        off_span(first, cell.bends.reshape(len(cell.response), -1)).reshape(cell.bends.shape) for cell in cells
+    ])  # fmt: skip
 
 
 def _rounding(first: FirstOrder, cell: Cell) -> float:

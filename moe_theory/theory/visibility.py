@@ -15,7 +15,7 @@ Amplitudes are so small that no part of the atom reaches another atom, whose wei
 Location and variance of a Gaussian: q = 4 for two atoms, 6 for three (Ho and Nguyen 2016). Source: theory section 8.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import equinox as eqx
@@ -25,6 +25,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from moe_theory.theory.envelope import RESOLVED
 from moe_theory.theory.families import AbstractSet
 from moe_theory.theory.margins import Cell, Mixture
 
@@ -32,9 +33,10 @@ FLOOR = 0.3
 AMPLITUDES = (0.2, 0.1, 0.05)
 """t, in units of the distance in phi to the nearest other true atom of the set, and at most of 2."""
 MOST = 2.0
+HIDDEN_AMPLITUDES = 0.8 ** np.arange(11)
+"""t at which invisible splits are looked for, in the same units: as large as may be, to a tenth."""
 INVISIBLE = 1e-11
 """Distance in L2(mu) that counts as rounding; outputs are of order one."""
-RESOLVED = 1e-12
 EVEN = 0.25
 ITERATIONS = 25
 STARTS = 2
@@ -162,6 +164,22 @@ def visibility(
                 least = min(least, descend(mixture, cell, amplitude * apart, float(amplitude))[1])
         distances.append(least)
     return Visibility(count, sizes, np.array(distances), _order(sizes, np.array(distances)))
+
+
+def hidden_measures(
+    mixture: Mixture, cell: Cell, factor: Float[np.ndarray, "p e"]
+) -> Iterator[list[tuple[Array, Array, Array]]]:
+    """(weights, atoms, common) of every set of the invisible splits of one cell along S = Y Y', the largest first.
+
+    Args:
+        mixture, cell: where.
+        factor: Y, in the cell's lifts: the cell gets one atom more than Y has columns.
+    """
+    placed = _simplex(factor.shape[1] + 1, factor.shape[1]) @ (cell.chart.lifts @ factor).T
+    for amplitude in _reach(mixture[cell.place], cell.atom) * HIDDEN_AMPLITUDES:
+        free, distance = descend(mixture, cell, amplitude * placed, float(amplitude))
+        if distance <= INVISIBLE:
+            yield measure_of(mixture, cell.place, cell.atom, free)
 
 
 def _reach(own: AbstractSet, atom: int) -> float:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import warnings
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -37,7 +38,8 @@ def test_a_regressor_is_its_fit(kind, fit):
 
     x, y = lines()
     made = getattr(moe_theory, kind)(n_components=2, n_starts=2)
-    fitted = clone(made).set_params(random_state=0).fit(x, y)
+    copied: Any = clone(made)
+    fitted = copied.set_params(random_state=0).fit(x, y)
     own = fit(x, y, 2, starts=2)
     assert fitted.fit_.log_likelihood == pytest.approx(own.log_likelihood, rel=1e-12)
     share, atoms = fitted.predict_proba(x), own.measure.atoms

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from moe_theory.study.moduli import modulus_figure
-from moe_theory.theory.modulus import envelope
+from moe_theory.theory.envelope import envelope
 
 
 def test_the_figure_holds_the_measures_and_their_sample_sizes(tmp_path):

@@ -4,7 +4,9 @@ from moe_theory.study.comparing import compare
 from moe_theory.study.pages import DERIVATIONS, claims_page
 from moe_theory.study.report import report
 from moe_theory.study.spec import ADAPTERS
+from moe_theory.study.store import Store
 from moe_theory.study.sweep import sweep_of
+from moe_theory.study.witnesses import keep, witnesses
 from moe_theory.theory.claims import CLAIMS, claim_named
 from moe_theory.theory.comparisons import COMPARISONS
 
@@ -24,6 +26,17 @@ def test_every_claim_has_a_section_and_only_stored_ones_a_result(synthetic_rows,
         assert ("figures/" in section) == (name == claim.id)
     assert f"{made.main.verdict.exponent:+.3f}" in sections[claim.id]
     assert made.main.verdict.reason in sections[claim.id]
+
+
+def test_the_three_witnesses_stand_side_by_side(synthetic_rows, tmp_path):
+    claim, store = claim_named("replora-linear-over"), Store(tmp_path)
+    made = report(claim, sweep_of(claim), synthetic_rows(SIZES, 16))
+    absent = claims_page([claim], {claim.id: made}, [], tmp_path, {claim.id: witnesses(made, store)})
+    assert "not stored when this page was written (`moe-theory certify replora-linear-over --results" in absent
+    keep(store, made.sweep.problem, {"laws": {"exact": None, "2": {"kind": "no-power", "exponent": None}}})
+    page = claims_page([claim], {claim.id: made}, [], tmp_path, {claim.id: witnesses(made, store)})
+    assert "certify says no power law, the claim n^-0.5" in page
+    assert "not stored" not in page
 
 
 def test_every_derivation_leads_to_a_heading(request):

@@ -1,0 +1,85 @@
+"""Splits of the truth that leave f_G as it is, found from the second-order margin before anything is sampled.
+
+A split along one block of factors in a random direction (``block_splits``) meets LoRA's invisible splits, where every
+direction of a block is one. It misses those of fewer directions, such as RepLoRA's from rank two on under a bilinear
+gate, H = (b_1 b_2' - b_2 b_1') M_K^-1. Such a one is a minimiser of the second-order margin with value zero; followed
+to an amplitude of order one with all else free (``theory.visibility``) it is a measure G with f_G = f_{G*}, so
+F(G) = F(G*) whatever the noise, and D(G, G*) is a lower bound of the largest loss among fits as good as the truth. It
+is computed once per truth. Source: our derivation.
+"""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from moe_theory.estimation.identified import LEAST_SLACK
+from moe_theory.estimation.objective import mix
+from moe_theory.estimation.space import Chart, joined
+from moe_theory.study.problem import Setup
+from moe_theory.theory.families import mixture_of
+from moe_theory.theory.margins import cells_of, first_order, null_split
+from moe_theory.theory.visibility import INVISIBLE, hidden_measures
+from moe_theory.theory.voronoi import effective_losses
+
+
+def moves(
+    setup: Setup, chart: Chart, points: Float[np.ndarray, "points z"]
+) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
+    """(|| f_G - f_{G*} || in L2(mu), D_12) of measures given by their coordinates."""
+
+    def one(z: Float[Array, " z"]) -> tuple[Array, Array]:
+        change = mix(chart.coefficients(z), setup.design).prediction - setup.values
+        loss = effective_losses(setup.model, chart.measure(z), setup.truth).d_12
+        return jnp.sqrt(jnp.mean(jnp.sum(change**2, axis=0))), loss
+
+    distances, losses = jax.jit(jax.vmap(one))(jnp.asarray(points))
+    return np.asarray(distances), np.asarray(losses)
+
+
+def farthest_invisible(
+    setup: Setup, chart: Chart, known: Float[np.ndarray, "points z"]
+) -> Float[np.ndarray, " z"] | None:
+    """The invisible split inside Theta with the largest D_12 that the margins of single atoms lead to.
+
+    None where there is none, and where one of the known measures is invisible and far already, so that nothing need be
+    looked for: LoRA costs nothing.
+
+    Args:
+        setup: the problem.
+        chart: Theta, with more atoms than the truth.
+        known: such as ``block_splits``.
+    """
+    if np.any(moves(setup, chart, known)[0] <= INVISIBLE):
+        return None
+    found = list(_splits(setup, chart))
+    if not found:
+        return None
+    return found[int(np.argmax(moves(setup, chart, np.stack(found))[1]))]
+
+
+def _splits(setup: Setup, chart: Chart) -> Iterator[Float[np.ndarray, " z"]]:
+    """Of every atom whose margin is zero, its largest invisible split inside Theta."""
+    mixture = mixture_of(setup.model, setup.truth, setup.design)
+    first = first_order(mixture)
+    for cell in cells_of(mixture):
+        spare = chart.k - len(mixture[cell.place].weights)
+        factor = null_split(first, cell, spare + 1)
+        if factor is None:
+            continue
+        for sets in hidden_measures(mixture, cell, factor):
+            z = np.concatenate([_filled(chart, *map(np.asarray, own)) for own in sets])
+            if float(jnp.min(chart.slacks(jnp.asarray(z)))) > LEAST_SLACK:
+                yield z
+                break
+
+
+def _filled(chart: Chart, weights: np.ndarray, atoms: np.ndarray, common: np.ndarray) -> np.ndarray:
+    """z of one set with as many atoms as the chart has: the heaviest atom becomes two equal ones as often as needed."""
+    while len(weights) < chart.k:
+        heaviest = int(np.argmax(weights))
+        halved = np.where(np.arange(len(weights)) == heaviest, 0.5 * weights, weights)
+        weights, atoms = np.append(halved, halved[heaviest]), np.vstack([atoms, atoms[heaviest]])
+    return joined(chart.space, weights, atoms, common)

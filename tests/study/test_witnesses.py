@@ -1,0 +1,147 @@
+"""Prediction, modulus and simulation side by side: what is kept, what follows for each error, who contradicts whom."""
+
+import json
+
+import numpy as np
+import pytest
+
+from moe_theory.errors import StoreError
+from moe_theory.study.report import report
+from moe_theory.study.spec import ProblemSpec, truth_hash
+from moe_theory.study.store import Store
+from moe_theory.study.sweep import sweep_of
+from moe_theory.study.tables import witness_table
+from moe_theory.study.witnesses import foreseen, keep, kept, nearest_law, witnesses
+from moe_theory.theory.claims import Measure, claim_named
+from moe_theory.theory.laws import Prediction
+
+SIZES = tuple(10**e for e in range(3, 13))
+HALF, QUARTER, NONE = Prediction("power", -0.5), Prediction("power", -0.25), Prediction("no-power")
+
+
+def stored(kind, exponent=None):
+    return {"kind": kind, "exponent": exponent}
+
+
+REGULAR = {"exact": stored("power", -0.5), "2": stored("power", -0.25), "3": stored("power", -0.25)}
+HIDDEN = {"exact": stored("power", -0.5), "2": stored("no-power"), "3": stored("no-power")}
+
+
+def modulus(slope):
+    delta = np.geomspace(1e-6, 1e-1, 11)
+    return {"slope": slope, "distances": delta.tolist(), "losses": (3.0 * delta**slope).tolist()}
+
+
+def seen(tmp_path, synthetic_rows, laws, slope, name="replora-linear-over", **exponents):
+    claim, store = claim_named(name), Store(tmp_path)
+    made = report(claim, sweep_of(claim), synthetic_rows(SIZES, 64, **exponents))
+    keep(store, made.sweep.problem, {"laws": laws, "modulus": modulus(slope)})
+    return witnesses(made, store)
+
+
+def test_an_answer_is_kept_for_the_truth_whatever_is_fitted_to_it(tmp_path):
+    store, problem = Store(tmp_path), ProblemSpec(adapter="replora")
+    assert kept(store, problem) is None
+    keep(store, problem, {"laws": REGULAR})
+    for changes in ({"k_fit": 2}, {"sigma": 3.0}, {"weight_floor": 0.0}):
+        assert kept(store, problem.model_copy(update=changes)) == {"laws": REGULAR}
+    assert kept(store, problem.model_copy(update={"rank": 2})) is None
+    (path,) = (tmp_path / "certified").iterdir()
+    assert path.name == f"{truth_hash(problem)}.json"
+    assert "code" in json.loads(path.read_text())["provenance"]
+    path.write_text("{")
+    with pytest.raises(StoreError, match="move or delete it"):
+        kept(store, problem)
+
+
+def test_without_an_answer_a_verdict_says_how_to_get_one(tmp_path, synthetic_rows):
+    claim = claim_named("replora-linear-over")
+    sweep = sweep_of(claim)
+    problem = sweep.problem.model_copy(update={"rank": 2})
+    made = report(claim, sweep.model_copy(update={"problem": problem}), synthetic_rows(SIZES, 16))
+    found = witnesses(made, Store(tmp_path))
+    assert found.each == ()
+    assert found.advice == f"moe-theory certify replora-linear-over --rank 2 --results {tmp_path}"
+    assert found.advice in witness_table([found])
+    assert found.as_json()["advice"] == found.advice
+    assert not (tmp_path / "certified").exists()
+
+
+@pytest.mark.parametrize(
+    ("column", "atoms", "spare", "expected"),
+    [
+        ("D_12", QUARTER, 1, HALF),
+        ("D_12_truth_highest", QUARTER, 1, HALF),
+        ("overfitted_error", QUARTER, 1, QUARTER),
+        ("D_12", Prediction("power", -0.125), 2, QUARTER),
+        ("overfitted_error", Prediction("power", -0.125), 2, Prediction("power", -0.125)),
+        ("D_12", NONE, 1, NONE),
+        ("overfitted_value_error", NONE, 1, NONE),
+        ("singleton_error", NONE, 1, HALF),
+        ("D_1", NONE, 0, HALF),
+        ("function_error", NONE, 1, None),
+        ("overfitted_error", NONE, 0, None),
+    ],
+)
+def test_the_law_of_an_error_follows_from_that_of_the_atoms(column, atoms, spare, expected):
+    laws = {"exact": stored("power", -0.5), str(spare + 1): stored(atoms.kind, atoms.exponent)}
+    measure = Measure(column, column, HALF)
+    assert foreseen(measure, laws, ProblemSpec(k_true=2, k_fit=2 + spare)) == expected
+
+
+def test_without_a_floor_nothing_is_said_of_the_farthest_atom():
+    measure, problem = Measure("farthest_error", "", HALF), ProblemSpec(weight_floor=0.0)
+    assert foreseen(measure, REGULAR, problem) is None
+    assert foreseen(measure, REGULAR, problem.model_copy(update={"weight_floor": 0.05})) == QUARTER
+
+
+@pytest.mark.parametrize(
+    ("exponent", "law"), [(-0.44, HALF), (-0.3, QUARTER), (-0.004, NONE), (-0.12, Prediction("power", -0.125))]
+)
+def test_a_measured_exponent_stands_for_the_nearest_law(exponent, law):
+    assert nearest_law(exponent) == law
+
+
+def test_three_that_agree_are_said_to(tmp_path, synthetic_rows):
+    found = seen(tmp_path, synthetic_rows, REGULAR, 0.93)
+    by_column = {each.judged.measure.column: each for each in found.each}
+    assert by_column["D_12"].finding == "agree"
+    assert by_column["D_12"].exponent == pytest.approx(-0.465)
+    assert by_column["overfitted_error"].finding == "agree"
+    assert by_column["overfitted_error"].exponent is None
+    assert by_column["function_error"].finding == "-"
+    assert found.bound is not None
+    assert "n^-0.47" in witness_table([found]) or "n^-0.46" in witness_table([found])
+
+
+def test_a_simulation_that_misses_a_split_is_a_finding(tmp_path, synthetic_rows):
+    """So it was with RepLoRA of rank two: the set that was searched fell as n^-1/2."""
+    found = seen(tmp_path, synthetic_rows, HIDDEN, 0.0)
+    told = {each.judged.measure.column: each.disagreements for each in found.each}["D_12_truth_highest"]
+    assert told == (
+        "certify says no power law, the claim n^-0.5",
+        "the simulation refutes no power law (certify and the modulus)",
+    )
+    assert "DISAGREE" in witness_table([found])
+
+
+def test_a_modulus_that_contradicts_the_margins_is_a_finding(tmp_path, synthetic_rows):
+    found = seen(tmp_path, synthetic_rows, REGULAR, 0.5)
+    assert found.each[0].disagreements == (
+        "the modulus says n^-0.25, certify n^-0.5",
+        "the simulation refutes n^-0.25 (the modulus)",
+    )
+
+
+def test_three_plateaus_agree(tmp_path, synthetic_rows):
+    found = seen(tmp_path, synthetic_rows, HIDDEN, 0.0, "lora-over", D_12_truth_highest=0.0)
+    assert found.each[0].finding == "agree"
+
+
+def test_densities_have_no_answer_yet(synthetic_rows, tmp_path):
+    claim = claim_named("softmax-gated-k4")
+    rows = synthetic_rows((10**8, 10**9, 10**10, 10**11), 16)
+    for measure in (claim.main, *claim.others):
+        rows[measure.column] = rows["D_12"]
+    found = witnesses(report(claim, sweep_of(claim), rows), Store(tmp_path))
+    assert (found.each, found.advice) == ((), "")
