@@ -66,10 +66,11 @@ class AbstractReplicator(ABC):
     Args:
         pool: fits lanes.
         block: lanes that one compiled call measures together.
+        compile_size: sample size of the replication that is fitted, and forgotten, to compile.
     """
 
-    def __init__(self, pool: Pool, block: int):
-        self._pool, self._block = pool, block
+    def __init__(self, pool: Pool, block: int, compile_size: int = COMPILE_SIZE):
+        self._pool, self._block, self._compile_size = pool, block, compile_size
 
     @abstractmethod
     def draw(self, n: int, number: int) -> Replication:
@@ -81,7 +82,7 @@ class AbstractReplicator(ABC):
 
     def compile(self) -> None:
         """Compile (or load from the compilation cache) everything that a cell needs, by one throw-away replication."""
-        for _ in self.cells([(COMPILE_SIZE, 0, 1)]):
+        for _ in self.cells([(self._compile_size, 0, 1)]):
             pass
 
     def cells(self, gaps: Iterable[Gap]) -> Iterator[tuple[Gap, pd.DataFrame]]:

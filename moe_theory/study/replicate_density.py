@@ -15,7 +15,7 @@ from moe_theory.estimation.pool import Pool
 from moe_theory.estimation.trust_region import State
 from moe_theory.study.density_problem import COMPACT_SIZE, build_density
 from moe_theory.study.density_spec import DensitySweepSpec
-from moe_theory.study.lanes import AbstractReplicator, Replication
+from moe_theory.study.lanes import COMPILE_SIZE, AbstractReplicator, Replication
 from moe_theory.theory.mixture_losses import BlockLosses, block_losses
 
 AT_FLOOR = 1e-3
@@ -32,7 +32,8 @@ class DensityReplicator(AbstractReplicator):
         self._compact = sweep.sizes[-1] <= COMPACT_SIZE
         self._maker = MixtureStartMaker(setup.model, setup.space, setup.k_fit, setup.rows, plan)
         self._problem = MixtureKind(setup.model, setup.levels)
-        super().__init__(Pool(self._problem, (setup.space,), sweep.block), sweep.block)
+        size = COMPACT_SIZE if self._compact else COMPILE_SIZE
+        super().__init__(Pool(self._problem, (setup.space,), sweep.block), sweep.block, size)
         self._certify = jax.jit(jax.vmap(self._certify_lane))
         self._measure = jax.jit(jax.vmap(self._measure_lane))
         self._value = jax.jit(lambda points: objective(setup.model, jnp.asarray(setup.rows), points))

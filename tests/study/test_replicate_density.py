@@ -56,3 +56,16 @@ def test_rows_of_a_smoke_sweep_are_certified_and_have_every_column(name):
     for measure in (claim.main, *claim.others):
         assert measure.column in frame
     assert np.all(frame["D"].to_numpy(dtype=float) > 0.0)
+
+
+@pytest.mark.slow
+def test_the_published_sizes_can_be_compiled_and_run():
+    """In the compact form, which the sample that compiles must fit into as well."""
+    claim = claim_named("gaussian-gated-type1-k4")
+    sweep = sweep_of(claim, sizes="1e2:1e5:2", replications=2, starts="smoke", block=8)
+    assert isinstance(sweep, DensitySweepSpec)
+    replicator = DensityReplicator(sweep)
+    replicator.compile()
+    ((_, frame),) = replicator.cells([(10**5, 0, 2)])
+    assert list(frame["replication"]) == [0, 1]
+    assert frame["certified"].all()
