@@ -100,15 +100,6 @@ def test_another_block_changes_rounding_only(quick, rows):
         np.testing.assert_allclose(other[name], rows[name], rtol=1e-5, err_msg=name)
 
 
-@pytest.mark.slow
-@pytest.mark.xfail(reason="what is counted over starts depends on when hopeless ones were stopped (reported)")
-def test_more_sizes_change_nothing_that_is_counted_over_starts(quick):
-    sweep = SWEEP.model_copy(update={"starts": "standard"})
-    replicator = Replicator(sweep)
-    alone = rows_of(replicator, [(10**4, 0, 4)])[(10**4, 0, 4)]
-    same(rows_of(replicator, [(N, 0, 3), (10**4, 0, 4)])[(10**4, 0, 4)], alone, COMPETITION)
-
-
 def p_value(one, other) -> float:
     """Of the two-sample Kolmogorov-Smirnov test."""
     outcome: Any = stats.ks_2samp(one, other)
