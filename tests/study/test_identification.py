@@ -134,12 +134,6 @@ def test_global_magnitudes_hide_a_split_of_all_atoms_at_once():
     np.testing.assert_allclose(found.together.shares, 0.5, atol=1e-6)
 
 
-FOUND_SLOWER = {
-    "dora-global-tau-free": "common magnitudes and tau move so that one atom stays and a split of the other makes up"
-}
-"""Claims whose predicted law is refuted by an invisible split that `certify` finds (docs/atlas.md)."""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
@@ -148,7 +142,7 @@ FOUND_SLOWER = {
 def test_predictions_agree_with_the_claims_that_were_simulated(name):
     claim = CLAIMS[name]
     law = certified(name, {}).found.law(2)
-    slow = claim.main.prediction.kind == "no-power" or name in FOUND_SLOWER
+    slow = claim.main.prediction.kind == "no-power"
     assert law is not None
     assert (law.kind == "no-power") == slow
     if not slow:
