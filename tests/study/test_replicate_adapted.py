@@ -77,11 +77,12 @@ def test_rows_of_a_smoke_sweep_are_certified_and_have_every_column(name):
 def test_over_fitted_atoms_of_a_line_are_nearer_at_a_larger_size():
     """d = 1, one true atom (of rank one and given size there are two): 10^4 times the data, n^-1/4 shrinks tenfold.
 
-    The error's own spread over replications is far below the factor of three that is allowed.
+    In about half of the replications the noise asks for no split, and both atoms are at n^-1/2; the largest error is
+    that of a split. Its spread over six replications is far below the factor of three that is allowed.
     """
     problem = AdaptedProblemSpec(adapter="replora", dimension=1, k_true=1, k_fit=2)
     spec = AdaptedSweepSpec(problem=problem, starts="smoke", block=8)
-    frames = dict(AdaptedReplicator(spec).cells([(10**6, 0, 6), (10**10, 0, 6)]))
-    medians = [float(np.nanmedian(frames[n, 0, 6]["overfitted_error"])) for n in (10**6, 10**10)]
+    frames = dict(AdaptedReplicator(spec).cells([(10**10, 0, 6), (10**14, 0, 6)]))
+    largest = [float(np.max(frames[n, 0, 6]["overfitted_error"])) for n in (10**10, 10**14)]
     assert all(frame["certified"].all() for frame in frames.values())
-    assert 3.0 < medians[0] / medians[1] < 33.0
+    assert 3.0 < largest[0] / largest[1] < 33.0

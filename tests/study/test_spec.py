@@ -109,7 +109,7 @@ def test_bad_grid_names_the_fix(text: str, reason: str):
         ({"weight_floor": -0.1}, r"weight_floor: must be greater than or equal to 0"),
         ({"support": 50}, r"support: support must be at least 51, one point per free parameter"),
         ({"activation": "tanh"}, r"activation: lora has no activation.*replora"),
-        ({"gate": "softmax"}, r"gate: must be 'attention' or 'gaussian', got 'softmax'"),
+        ({"gate": "softmax"}, r"gate: must be 'attention', 'gaussian' or 'density', got 'softmax'"),
         ({"sigmma": 1.0}, r"sigmma: unknown setting; known are .*sigma"),
     ],
 )
