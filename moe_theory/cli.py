@@ -26,7 +26,7 @@ from moe_theory.study.stored import also_stored, holds
 from moe_theory.study.sweep import rows_of, run_claims, smoke_of, sweep_of
 from moe_theory.study.tables import claims_table, verdict_table, witness_table
 from moe_theory.study.verdict import CERTIFIED_SHARE
-from moe_theory.study.witnesses import witnesses
+from moe_theory.study.witnesses import kept_bound, witnesses
 from moe_theory.theory.claims import CLAIMS, HEADLINE, Claim, claim_named
 from moe_theory.theory.comparisons import COMPARISONS, Comparison, parts_of
 from moe_theory.theory.envelope import Modulus
@@ -382,8 +382,8 @@ def _print_reports(
 
 def _bounds(judged: list[tuple[Report, pd.DataFrame]], store: Store) -> dict[str, Modulus]:
     """The stored moduli, by claim."""
-    seen = {made.claim.id: witnesses(made, store).bound for made, _ in judged}
-    return {name: bound for name, bound in seen.items() if bound is not None}
+    stored = {made.claim.id: kept_bound(made, store) for made, _ in judged}
+    return {name: bound for name, bound in stored.items() if bound is not None}
 
 
 def _print_paths(paths: list[Path], as_json: bool) -> None:

@@ -147,14 +147,30 @@ def witnesses(made: Report, store: Store) -> Witnesses:
     found = kept(store, problem)
     if found is None:
         return Witnesses(claim, (), None, _advice(claim, problem, store))
-    moduli = {name: _modulus(found.get(name)) for name in ("modulus", "modulus_exact")}
-    exact = claim.specification == "exact"
-    bound = moduli["modulus_exact" if exact else "modulus"] if problem.k_fit <= problem.k_true + 1 else None
+    bound = _bound(claim, problem, found)
     each = tuple(
         _witness(judged, foreseen(judged.measure, found["laws"], problem), bound, made.certified_share)
         for judged in (made.main, *made.others)
     )
     return Witnesses(claim, each, bound, "")
+
+
+def kept_bound(made: Report, store: Store) -> Modulus | None:
+    """The modulus that is stored of a claim, without judging anything by it.
+
+    Raises:
+        StoreError: a stored answer is damaged.
+    """
+    problem = made.sweep.problem
+    found = kept(store, problem) if isinstance(problem, ProblemSpec) else None
+    return None if found is None else _bound(made.claim, problem, found)
+
+
+def _bound(claim: Claim, problem: ProblemSpec, found: Mapping[str, Any]) -> Modulus | None:
+    """The modulus that speaks of a claim's loss: of one atom too many at most."""
+    if problem.k_fit > problem.k_true + 1:
+        return None
+    return _modulus(found.get("modulus_exact" if claim.specification == "exact" else "modulus"))
 
 
 def foreseen(measure: Measure, laws: Mapping[str, Any], problem: ProblemSpec) -> Prediction | None:
