@@ -4,7 +4,10 @@ F is that of ``likelihood``, of the moment rows that ``AdaptedDensity`` makes of
 gauge and constraints are those of least squares.
 """
 
-from jaxtyping import Array, Float
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 from moe_theory.estimation.charted import AbstractChartProblem, Curved
 from moe_theory.estimation.likelihood import Points, gradient, objective, second_order
@@ -42,6 +45,12 @@ class AdaptedProblem(AbstractChartProblem):
         """One row after the other."""
         return image.reshape(-1)
 
+    @property
+    def owners(self) -> Int[np.ndarray, " u"]:
+        """Rows are listed group by group; a frozen one depends on no atom, so any may stand for it."""
+        rows, entries = jax.eval_shape(self.image, jnp.zeros(self.chart.size)).shape
+        return np.repeat(np.arange(rows) % self.chart.k, entries)
+
     def value_at(self, image: Float[Array, "k q"]) -> Float[Array, ""]:
         """F."""
         return objective(self.density.base, image, self.points)
@@ -53,4 +62,4 @@ class AdaptedProblem(AbstractChartProblem):
     def curved_at(self, image: Float[Array, "k q"]) -> Curved:
         """F, dF and the Hessian, formed point by point in the coordinates of the step."""
         at = second_order(self.density.base, image, self.points)
-        return Curved(at.value, at.gradient.reshape(-1), at.hessian)
+        return Curved(at.value, at.gradient.reshape(-1), lambda along: at.hessian(along.matrix))

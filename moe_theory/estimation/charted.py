@@ -12,19 +12,21 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
-from moe_theory.estimation.frames import Frame, enter, gauge_slice, leave, see
+from moe_theory.estimation.atomwise import Along, differentiate, gathered, turn
+from moe_theory.estimation.frames import Frame, enter, gauge_slice, leave, see, unfold, unfolding_bend
 from moe_theory.estimation.smooth import AbstractProblem, AbstractView, Lagrangian, Sight
 from moe_theory.estimation.space import Chart
 
 
 class Curved(NamedTuple):
-    """F at an image, with its gradient in the flat image and its Hessian ``hessian(along)`` in other coordinates."""
+    """F at an image, with its gradient in the flat image and its Hessian ``hessian(along)`` in a step's coordinates."""
 
     value: Float[Array, ""]
     gradient: Float[Array, " u"]
-    hessian: Callable[[Float[Array, "u z"]], Float[Array, "z z"]]
+    hessian: Callable[[Along], Float[Array, "y y"]]
 
 
 class AbstractChartProblem(AbstractProblem):
@@ -58,6 +60,11 @@ class AbstractChartProblem(AbstractProblem):
     @abstractmethod
     def flat(self, image: Any) -> Float[Array, " u"]:
         """An image as a vector."""
+
+    @property
+    @abstractmethod
+    def owners(self) -> Int[np.ndarray, " u"]:
+        """Which atom each entry of a flat image belongs to, counted set by set."""
 
     @abstractmethod
     def value_at(self, image: Any) -> Float[Array, ""]:
@@ -128,24 +135,26 @@ class ChartView(AbstractView):
     def derivatives(self, y: Float[Array, " z"], multipliers: Float[Array, " c"]) -> Lagrangian:
         """F, the slacks and the Hessian of F - lambda . s at y, exact: that in the image plus the chart's curvature.
 
-        Image and slacks are differentiated together, so that the chart is traversed once. An image larger than what it
-        is seen at has no Hessian worth forming: there F itself is differentiated.
+        An image larger than what it is seen at has no Hessian worth forming: there F itself is differentiated.
         """
-        if not self.problem.image_is_small:
+        problem, chart = self.problem, self.problem.chart
+        if not problem.image_is_small:
             return self._differentiated(y, multipliers)
-        chart = self.problem.chart
 
-        def of_chart(point: Float[Array, " z"]) -> Float[Array, " u_c"]:
-            z = self.leave(point)
-            return jnp.concatenate([self.problem.flat(self.problem.image(z)), chart.slacks(z)])
+        def opened(zeta: Float[Array, " z"]) -> Float[Array, " u"]:
+            return problem.flat(problem.image(chart.closed(zeta)))
 
-        at = self.problem.curved_at(self.image(y))
-        size = at.gradient.shape[0]
-        jacobian = jax.jacfwd(of_chart)(y)
-        pull = jnp.concatenate([at.gradient, -multipliers])
-        bend = jax.hessian(lambda point: jnp.vdot(pull, of_chart(point)))(y)
-        along = jacobian[:size]
-        return Lagrangian(at.value, at.gradient @ along, at.hessian(along) + bend, self.slacks(y), jacobian[size:])
+        zeta = unfold(chart, self.frame, y)
+        z = chart.closed(zeta)
+        at = problem.curved_at(problem.image(z))
+        pieces = differentiate(chart, opened, zeta, at.gradient, multipliers)
+        along = Along(pieces, problem.owners, turn(chart, self.frame, y))
+        steep = along.by_atoms(at.gradient)
+        held = multipliers.reshape(chart.sets, -1)
+        force = gathered(chart, steep - jnp.einsum("sn,snka->ska", held, pieces.slacks))
+        bend = along.bent() + unfolding_bend(chart, self.frame, y, force)
+        hessian = at.hessian(along) + bend
+        return Lagrangian(at.value, along.slope(steep), hessian, problem.slacks(z), along.slack_slopes)
 
     def _differentiated(self, y: Float[Array, " z"], multipliers: Float[Array, " c"]) -> Lagrangian:
         """The same by automatic differentiation of F and the slacks."""

@@ -133,13 +133,34 @@ def _moments(chart: Chart, beside_frozen: Bool[Array, ""], z: Float[Array, " z"]
 
 def leave(chart: Chart, frame: Frame, y: Float[Array, " z"]) -> Float[Array, " z"]:
     """z of moment coordinates in the frame's units."""
+    return chart.closed(unfold(chart, frame, y))
+
+
+def unfold(chart: Chart, frame: Frame, y: Float[Array, " z"]) -> Float[Array, " z"]:
+    """Open coordinates (``Chart.closed``) of moment coordinates in the frame's units."""
     if chart.sets > 1:
-        return chart.by_set(leave, frame, y.reshape(chart.sets, -1)).reshape(-1)
+        return chart.by_set(unfold, frame, y.reshape(chart.sets, -1)).reshape(-1)
     y = y * frame.scale
-    pair = _leave_pair(chart, y) if chart.k > 1 else y
+    pair = _leave_pair(chart, y) if chart.k > 1 else jnp.concatenate([chart.weights(y), y[chart.k :]])
     if not chart.model.frozen_count:
         return pair
     return jnp.where(frame.beside_frozen, _leave_frozen(chart, y), pair)
+
+
+def unfolding_bend(chart: Chart, frame: Frame, y: Float[Array, " z"], pull: Float[Array, " z"]) -> Float[Array, "z z"]:
+    """Hessian of pull . ``unfold``(y).
+
+    ``unfold`` is linear but for the coordinate t (log of a ratio or of a weight) and its products with the others, so
+    each set has one row and one column, which one directional derivative finds for all sets.
+    """
+    turning = jnp.where(frame.beside_frozen, 0, min(1, chart.k - 1)).reshape(chart.sets)
+    along = jax.nn.one_hot(turning, y.shape[0] // chart.sets, dtype=y.dtype)
+    slope = jax.grad(lambda point: jnp.vdot(pull, unfold(chart, frame, point)))
+    row = jax.jvp(slope, (y,), (along.reshape(-1),))[1].reshape(along.shape)
+    rest = row - 0.5 * jnp.sum(row * along, axis=1, keepdims=True) * along
+    half = along[:, :, None] * rest[:, None]
+    blocks = half + jnp.swapaxes(half, 1, 2)
+    return blocks[0] if chart.sets == 1 else jax.scipy.linalg.block_diag(*blocks)
 
 
 class GaugeSlice(NamedTuple):
@@ -214,7 +235,7 @@ def _leave_pair(chart: Chart, y: Float[Array, " z"]) -> Float[Array, " z"]:
     share = jax.nn.sigmoid(y[1])
     weights = jnp.concatenate([jnp.stack([y[0] * share, y[0] * (1.0 - share)]), y[2:k]])
     pair = jnp.stack([factors[0] + factors[1] / tilt, factors[0] - factors[1] * tilt])
-    return _join(chart, weights, jnp.concatenate([pair, factors[2:]]), common)
+    return jnp.concatenate([weights, pair.reshape(-1), factors[2:].reshape(-1), common])
 
 
 def _enter_frozen(
@@ -230,11 +251,4 @@ def _leave_frozen(chart: Chart, y: Float[Array, " z"]) -> Float[Array, " z"]:
     _, factors, common = chart.parts(y)
     weight = jnp.exp(y[:1])
     weights = jnp.concatenate([weight, y[1:k] * (_anchor(chart) + weight)])
-    return _join(chart, weights, jnp.concatenate([factors[:1] / jnp.sqrt(weight)[:, None], factors[1:]]), common)
-
-
-def _join(
-    chart: Chart, weights: Float[Array, " k"], factors: Float[Array, "k q"], common: Float[Array, " c"]
-) -> Float[Array, " z"]:
-    excess = weights - chart.space.weight_floor * jnp.sum(weights)
-    return jnp.concatenate([excess, factors.reshape(-1), common])
+    return jnp.concatenate([weights, factors[0] / jnp.sqrt(weight), factors[1:].reshape(-1), common])

@@ -1,8 +1,11 @@
 """Least squares with a regression model, as a problem for the trust-region method."""
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
+from moe_theory.estimation.atomwise import Along
 from moe_theory.estimation.charted import AbstractChartProblem, Curved
 from moe_theory.estimation.objective import HeadedDesign, flatten, gradient, objective, second_order
 from moe_theory.estimation.space import Chart
@@ -48,7 +51,31 @@ class Problem(AbstractChartProblem):
         """F and dF."""
         return gradient(image, self.design, self.data)
 
+    @property
+    def owners(self) -> Int[np.ndarray, " u"]:
+        """The atom, or where heads have atoms of their own the head's atom."""
+        heads, k, entries = self._listed
+        of_head = np.repeat(np.arange(k), entries)
+        return np.concatenate([of_head + (k * head if self.chart.sets > 1 else 0) for head in range(heads)])
+
+    @property
+    def _listed(self) -> tuple[int, int, int]:
+        """Heads, atoms and numbers of an atom in a head, in the order of ``flatten``."""
+        seen = jax.eval_shape(lambda z: flatten(self.image(z)), jnp.zeros(self.chart.size))
+        heads = self.design.outputs.shape[0]
+        return heads, self.chart.k, seen.shape[0] // (heads * self.chart.k)
+
     def curved_at(self, image: Coefficients) -> Curved:
-        """F, dF and J' H J."""
-        flat = second_order(image, self.design, self.data)
-        return Curved(flat.value, flat.gradient, lambda along: along.T @ flat.hessian @ along)
+        """F, dF and J' H J, atom by atom; atoms that several heads see have their entries in all of them."""
+        at = second_order(image, self.design, self.data)
+
+        def hessian(along: Along) -> Float[Array, "y y"]:
+            blocks = at.hessian.reshape(self._listed * 2)
+            own = along.pieces.image.reshape(*self._listed, -1)
+            if self.chart.sets == 1:
+                heads, k, entries = self._listed
+                blocks = blocks.transpose(1, 0, 2, 4, 3, 5).reshape((1, k, heads * entries) * 2)
+                own = own.transpose(1, 0, 2, 3).reshape(1, k, heads * entries, -1)
+            return along.congruence(blocks, own)
+
+        return Curved(at.value, at.gradient, hessian)

@@ -191,10 +191,9 @@ class SecondOrder(NamedTuple):
 
 
 def flatten(coefficients: Coefficients) -> Float[Array, " u"]:
-    """Head by head: all score rows (log-weight first), then all output matrices; k (1 + s) + k d_v v numbers each."""
-    leading = coefficients.log_weight.shape[:-1]
-    parts = [_rows(coefficients).reshape(*leading, -1), coefficients.output.reshape(*leading, -1)]
-    return jnp.concatenate(parts, axis=-1).reshape(-1)
+    """Atom by atom, head by head: log-weight, score and output matrix; 1 + s + d_v v numbers each."""
+    outputs = coefficients.output.reshape(*coefficients.log_weight.shape, -1)
+    return jnp.concatenate([_rows(coefficients), outputs], axis=-1).reshape(-1)
 
 
 def second_order(coefficients: Coefficients, design: HeadedDesign, data: Statistics) -> SecondOrder:
@@ -202,68 +201,85 @@ def second_order(coefficients: Coefficients, design: HeadedDesign, data: Statist
     mixture = mix(coefficients, design)
     residual = mixture.prediction - data.mean
     heads = mixture.gates.shape[0]
-    first, second = np.triu_indices(heads)
-
-    def of_pair(one: Array, other: Array) -> Array:
-        return _pair_hessian(mixture, residual, design, data, one, other)
-
-    upper = jax.vmap(of_pair)(jnp.asarray(first), jnp.asarray(second))
-    place = np.zeros((heads, heads), int)
-    place[first, second] = place[second, first] = np.arange(first.size)
-    below = jnp.asarray(np.tri(heads, k=-1, dtype=bool))[:, :, None, None]
-    blocks = jnp.where(below, jnp.swapaxes(upper, 1, 2)[place], upper[place])
-    size = heads * upper.shape[-1]
+    within = jax.vmap(lambda head: _head_hessian(mixture, residual, design, data, head))(jnp.arange(heads))
+    if heads == 1:
+        blocks = within[None]
+    else:
+        first, second = np.triu_indices(heads, 1)
+        across = jax.vmap(lambda one, other: _pair_hessian(mixture, design, data, one, other))(
+            jnp.asarray(first), jnp.asarray(second)
+        )
+        both = jnp.concatenate([within, across, jnp.swapaxes(across, 1, 2)])
+        place = np.zeros((heads, heads), int)
+        place[np.diag_indices(heads)] = np.arange(heads)
+        place[first, second] = heads + np.arange(first.size)
+        place[second, first] = heads + first.size + np.arange(first.size)
+        blocks = both[place]
+    size = heads * within.shape[-1]
     slope = flatten(_gradient(mixture, residual, design, data))
     return SecondOrder(_value(residual, data), slope, blocks.transpose(0, 2, 1, 3).reshape(size, size))
 
 
-def _pair_hessian(
-    mixture: Mixture, residual: Array, design: HeadedDesign, data: Statistics, first: Array, second: Array
+def _head_hessian(
+    mixture: Mixture, residual: Array, design: HeadedDesign, data: Statistics, head: Array
 ) -> Float[Array, "u u"]:
-    """The block of two heads."""
-    products = design.score_score, design.score_output, design.output_output
-    by_scores, by_both, by_outputs = (_known(each) for each in products)
-    same = (first == second).astype(residual.dtype)
-    p, q = mixture.gates[first], mixture.gates[second]
-    joint = design.outputs[first].T @ design.outputs[second]
-    pulled = same * (design.outputs[first].T @ residual)
-    excess = mixture.outputs[first] - mixture.heads[first][None]
-    opposite = mixture.outputs[second] - mixture.heads[second][None]
-    (k, points), d_v = p.shape, excess.shape[1]
-    _, s1, v = by_both.spread.shape
-
+    """The block of one head with itself."""
+    p, to_out = mixture.gates[head], design.outputs[head]
+    pulled, joint = to_out.T @ residual, to_out.T @ to_out
+    excess = mixture.outputs[head] - mixture.heads[head][None]
     along = jnp.sum(pulled[None] * excess, axis=1)
     weighted = jnp.asarray(data.precision)[None] * p
-    pairs = weighted[:, None] * q[None]
-    own = jnp.eye(k)[:, :, None] * weighted[None]
+    pairs = weighted[:, None] * p[None]
+    own = jnp.eye(p.shape[0])[:, :, None] * weighted[None]
     moved = jnp.einsum("iom,op->ipm", excess, joint)
-    cross = jnp.einsum("ipm,jpm->ijm", moved, opposite) - along[:, None] - along[None]
-    score_score = (pairs * cross + own * along[None]).reshape(k * k, points)
-    ss = _summed(score_score, by_scores).reshape(k, k, s1, s1).transpose(0, 2, 1, 3).reshape(k * s1, k * s1)
-
-    def score_output(weights: Array) -> Array:
-        block = _summed(weights.reshape(k * k * d_v, points), by_both).reshape(k, k, d_v, s1, v)
-        return block.transpose(0, 3, 1, 2, 4).reshape(k * s1, k * d_v * v)
-
-    turned = (own - pairs)[:, :, None] * pulled[None, None]
-    so = score_output(pairs[:, :, None] * moved[:, None] + turned)
-    if mixture.gates.shape[0] == 1:
-        os = so.T
-    else:
-        back = jnp.einsum("op,jpm->jom", joint, opposite)
-        swapped = jnp.swapaxes(pairs, 0, 1)[:, :, None] * back[:, None] + turned
-        os = score_output(swapped).T
-
-    oo = _summed(pairs.reshape(k * k, points), by_outputs).reshape(k, k, v, v)
-    oo = jnp.einsum("ijvw,op->iovjpw", oo, joint).reshape(k * d_v * v, k * d_v * v)
-    return jnp.block([[ss, so], [os, oo]])
+    cross = jnp.einsum("ipm,jpm->ijm", moved, excess) - along[:, None] - along[None]
+    by_both = pairs[:, :, None] * moved[:, None] + (own - pairs)[:, :, None] * pulled[None, None]
+    score_output = _summed(by_both, design.score_output)
+    score_score = _summed(pairs * cross + own * along[None], design.score_score)
+    return _assembled(score_score, score_output, score_output, _summed(pairs, design.output_output), joint)
 
 
-def _known(products: Products | None) -> Products:
-    assert products is not None, "a design with as many features as points has no products: differentiate F instead"
-    return products
+def _pair_hessian(
+    mixture: Mixture, design: HeadedDesign, data: Statistics, first: Array, second: Array
+) -> Float[Array, "u u"]:
+    """The block of two different heads."""
+    p, q = mixture.gates[first], mixture.gates[second]
+    joint = design.outputs[first].T @ design.outputs[second]
+    excess = mixture.outputs[first] - mixture.heads[first][None]
+    opposite = mixture.outputs[second] - mixture.heads[second][None]
+    pairs = (jnp.asarray(data.precision)[None] * p)[:, None] * q[None]
+    moved = jnp.einsum("iom,op->ipm", excess, joint)
+    back = jnp.einsum("op,jpm->jom", joint, opposite)
+    return _assembled(
+        _summed(pairs * jnp.einsum("ipm,jpm->ijm", moved, opposite), design.score_score),
+        _summed(pairs[:, :, None] * moved[:, None], design.score_output),
+        _summed(jnp.swapaxes(pairs, 0, 1)[:, :, None] * back[:, None], design.score_output),
+        _summed(pairs, design.output_output),
+        joint,
+    )
 
 
-def _summed(weights: Float[Array, "w M"], products: Products) -> Float[Array, "w ab"]:
+def _assembled(
+    by_scores: Float[Array, "k k s1 s1"],
+    by_both: Float[Array, "k k d_v s1 v"],
+    by_both_back: Float[Array, "k k d_v s1 v"],
+    by_outputs: Float[Array, "k k v v"],
+    joint: Float[Array, "d_v d_v"],
+) -> Float[Array, "u u"]:
+    """A block in ``flatten``'s order from its parts, listed by (atom of one head, atom of the other)."""
+    k, _, s1, _ = by_scores.shape
+    outputs = by_both.shape[2] * by_both.shape[4]
+    upper = by_both.transpose(0, 3, 1, 2, 4).reshape(k, s1, k, outputs)
+    lower = by_both_back.transpose(1, 2, 4, 0, 3).reshape(k, outputs, k, s1)
+    corner = jnp.einsum("ijvw,op->iovjpw", by_outputs, joint).reshape(k, outputs, k, outputs)
+    above = jnp.concatenate([by_scores.transpose(0, 2, 1, 3), upper], axis=3)
+    size = k * (s1 + outputs)
+    return jnp.concatenate([above, jnp.concatenate([lower, corner], axis=3)], axis=1).reshape(size, size)
+
+
+def _summed(weights: Float[Array, "*w M"], products: Products | None) -> Float[Array, "*w a b"]:
     """sum_m weight_m product_m for every product."""
-    return weights @ products.distinct @ products.spread.reshape(products.spread.shape[0], -1)
+    assert products is not None, "a design with as many features as points has no products: differentiate F instead"
+    flat = weights.reshape(-1, weights.shape[-1]) @ products.distinct
+    spread = products.spread
+    return (flat @ spread.reshape(spread.shape[0], -1)).reshape(*weights.shape[:-1], *spread.shape[1:])

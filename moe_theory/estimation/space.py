@@ -36,6 +36,15 @@ class ParameterSpace(NamedTuple):
     weight_cap: float = 20.0
 
 
+class SlackParts(NamedTuple):
+    """Numbers over the constraints of every set: weight floors, cap, of single atoms, of what all share."""
+
+    weights: Float[Array, "s k"]
+    cap: Float[Array, "s 1"]
+    atoms: Float[Array, "s k m"]
+    common: Float[Array, "s n"]
+
+
 class Chart(eqx.Module):
     """z <-> mixing measures with k atoms inside a parameter space.
 
@@ -91,6 +100,11 @@ class Chart(eqx.Module):
         """Parameters of one atom."""
         return ravel_pytree(self.example[0])[0].size // self.sets
 
+    @property
+    def common_size(self) -> int:
+        """Parameters that the atoms of a set share."""
+        return ravel_pytree(self.example[1])[0].size // self.sets
+
     def parts(self, z: Float[Array, " z"]) -> tuple[Float[Array, " k"], Float[Array, "k q"], Float[Array, " c"]]:
         """(v, factors, common) of one set."""
         last = self.k * (1 + self.atom_size)
@@ -114,6 +128,14 @@ class Chart(eqx.Module):
             return self.by_set(Chart.weights, z.reshape(self.sets, -1))
         floor = self.space.weight_floor
         return z[: self.k] + floor / (1.0 - self.k * floor) * jnp.sum(z[: self.k])
+
+    def closed(self, zeta: Float[Array, " z"]) -> Float[Array, " z"]:
+        """z of the open coordinates zeta = (w, factors, common), which hold weights in place of what exceeds the floor:
+        v_i = w_i - w_min sum_l w_l."""
+        each = zeta.reshape(self.sets, -1)
+        weights = each[:, : self.k]
+        excess = weights - self.space.weight_floor * jnp.sum(weights, axis=1, keepdims=True)
+        return jnp.concatenate([excess, each[:, self.k :]], axis=1).reshape(-1)
 
     def measure(self, z: Float[Array, " z"]) -> MixingMeasure:
         """The mixing measure at z."""
@@ -141,11 +163,33 @@ class Chart(eqx.Module):
         """Positive inside Theta: v_i (k of them), 1 - sum w / W, each atom's own, and those of what all share."""
         if self.sets > 1:
             return self.by_set(Chart.slacks, z.reshape(self.sets, -1)).reshape(-1)
-        common = self.common(z)
-        interior = jax.vmap(lambda atom: self.model.interior(atom, common, self.space.radius))(self.atoms(z))
         cap = 1.0 - jnp.sum(self.weights(z), keepdims=True) / self.space.weight_cap
-        shared = self.model.adapter.common_interior(common, self.space.radius)
-        return jnp.concatenate([z[: self.k], cap, interior.reshape(-1), shared])
+        return jnp.concatenate([z[: self.k], cap, self.atom_slacks(z).reshape(-1), self.common_slacks(z)])
+
+    def atom_slacks(self, z: Float[Array, " z"]) -> Float[Array, "*H k m"]:
+        """The slacks that belong to one atom."""
+        if self.sets > 1:
+            return self.by_set(Chart.atom_slacks, z.reshape(self.sets, -1))
+        common = self.common(z)
+        return jax.vmap(lambda atom: self.model.interior(atom, common, self.space.radius))(self.atoms(z))
+
+    def common_slacks(self, z: Float[Array, " z"]) -> Float[Array, "*H m"]:
+        """The slacks of what the atoms of a set share."""
+        if self.sets > 1:
+            return self.by_set(Chart.common_slacks, z.reshape(self.sets, -1))
+        return self.model.adapter.common_interior(self.common(z), self.space.radius)
+
+    def slack_parts(self, per_constraint: Float[Array, " constraints"]) -> "SlackParts":
+        """A vector over the constraints (as ``slacks``), part by part."""
+        each = per_constraint.reshape(self.sets, -1)
+        common = jax.eval_shape(self.common_slacks, jnp.zeros(self.size)).shape[-1]
+        last = each.shape[1] - common
+        return SlackParts(
+            each[:, : self.k],
+            each[:, self.k : self.k + 1],
+            each[:, self.k + 1 : last].reshape(self.sets, self.k, -1),
+            each[:, last:],
+        )
 
     def reordered(self, z: Float[Array, " z"], order: Int[Array, " k"]) -> Float[Array, " z"]:
         """The same measure with its atoms listed in another order (of one set)."""
@@ -158,11 +202,8 @@ class Chart(eqx.Module):
         """A vector over the constraints (as ``slacks``) after the atoms are listed in another order."""
         if self.sets > 1:
             return self.by_set(Chart.reordered_slacks, per_constraint.reshape(self.sets, -1), order).reshape(-1)
-        shared = self.model.adapter.common_interior(self.example[1], self.space.radius).shape[0]
-        last = per_constraint.shape[0] - shared
-        interior = per_constraint[self.k + 1 : last].reshape(self.k, -1)[order]
-        parts = [per_constraint[: self.k][order], per_constraint[self.k : self.k + 1], interior.reshape(-1)]
-        return jnp.concatenate([*parts, per_constraint[last:]])
+        weights, cap, atoms, common = (part[0] for part in self.slack_parts(per_constraint))
+        return jnp.concatenate([weights[order], cap, atoms[order].reshape(-1), common])
 
     def aligned(self, z: Float[Array, " z"]) -> Float[Array, " z"]:
         """The same measure with the second atom's factors turned towards the first one's, inside its gauge orbit."""

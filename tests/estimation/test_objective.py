@@ -75,8 +75,8 @@ def relative(found, expected):
 
 def unflatten(flat, like):
     k, s = like.score.shape
-    head, tail = flat[: k * (1 + s)].reshape(k, 1 + s), flat[k * (1 + s) :].reshape(like.output.shape)
-    return Coefficients(head[:, 0], head[:, 1:], tail)
+    rows = flat.reshape(k, -1)
+    return Coefficients(rows[:, 0], rows[:, 1 : 1 + s], rows[:, 1 + s :].reshape(like.output.shape))
 
 
 @quick_jit

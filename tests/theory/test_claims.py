@@ -8,6 +8,7 @@ from moe_theory.errors import InputError
 from moe_theory.study.density_spec import DensityProblemSpec
 from moe_theory.study.spec import ADAPTERS, EMBEDDED, SweepSpec
 from moe_theory.study.sweep import sweep_of
+from moe_theory.study.verdict import LEAST_SIZES
 from moe_theory.theory.claims import CLAIMS, HALF, HEADLINE, NO_POWER, claim_named
 from moe_theory.theory.density_claims import DIFFERENT
 
@@ -67,9 +68,14 @@ def test_every_claim_makes_a_valid_default_sweep_of_its_own_kind(claim):
     sweep = sweep_of(claim)
     assert isinstance(sweep, SweepSpec)
     series = re.search(r"-h(\d)$", claim.id)
-    table = (10**7, 10**13, 4) if series else (10**5, 10**11, 4)
-    grid = table if claim.sweep.get("sizes") else (10**3, 10**12, 10)
-    assert (sweep.sizes[0], sweep.sizes[-1], len(sweep.sizes)) == grid
+    sizes = sweep.sizes
+    if series:
+        assert (sizes[0], sizes[-1], len(sizes)) == (10**7, 10**13, 4)
+    elif not claim.sweep.get("sizes"):
+        assert (sizes[0], sizes[-1], len(sizes)) == (10**3, 10**12, 10)
+    least = max(measure.from_size for measure in (claim.main, *claim.others))
+    assert sum(n >= least for n in sizes) >= LEAST_SIZES
+    assert sizes[-1] >= 10**6 * least
     problem = sweep.problem
     assert (problem.dimension, problem.rank, problem.k_true, problem.sigma) == (4, 1, 2, 1.0)
     assert problem.k_fit == {"exact": 2, "over": 3}[claim.specification]
