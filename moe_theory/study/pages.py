@@ -109,6 +109,7 @@ def _section(claim: Claim, made: Report | None, figures: Path, seen: Witnesses |
     ]
     if made is not None:
         lines += ["", made.main.verdict.reason]
+        lines += ["", *(f"- *{each.measure.words}*: {each.verdict.reason}" for each in made.open_questions)]
     if seen is not None:
         lines += _three(seen)
     picture = figures / f"{claim.id}.png"

@@ -86,6 +86,11 @@ class Report:
         """Whether the share of certified fits is what a verdict demands."""
         return self.certified_share >= CERTIFIED_SHARE
 
+    @property
+    def open_questions(self) -> tuple[Judged, ...]:
+        """The further measures that are undecided; their reasons say what would decide them."""
+        return tuple(judged for judged in self.others if judged.verdict.status is Status.UNDECIDED)
+
     def as_json(self) -> dict[str, Any]:
         """One object; NaN and infinity become null."""
         described = {

@@ -43,8 +43,9 @@ def _notes(made: Report) -> list[str]:
     lines += [f"{measure.words}: hardly any fit has such a cell, not judged" for measure in made.unseen]
     for judged in (made.main, *made.others):
         words = judged.measure.words
-        if judged.remark:
-            lines.append(f"{words}: {judged.verdict.status}. {judged.verdict.reason} {_sentence(judged.remark)}")
+        if judged.remark or any(judged is each for each in made.open_questions):
+            told = f"{judged.verdict.reason} {_sentence(judged.remark)}" if judged.remark else judged.verdict.reason
+            lines.append(f"{words}: {judged.verdict.status}. {told}")
         if judged.missing:
             meaning = "their fit has no such cell" if judged.measure.conditional else "these count as failures"
             lines.append(f"{words}: {judged.missing} of {judged.replications} replications have no value, {meaning}")

@@ -1,7 +1,10 @@
 """Tables: aligned Markdown with one row per claim and measure."""
 
+from pathlib import Path
+
 import numpy as np
 
+from moe_theory.study.pages import claims_page
 from moe_theory.study.report import report
 from moe_theory.study.sweep import SMOKE, sweep_of
 from moe_theory.study.tables import aligned, claims_table, verdict_table
@@ -68,3 +71,14 @@ def test_what_was_not_fitted_has_a_dash(synthetic_rows):
     sweep = sweep_of(claim, **SMOKE)
     text = verdict_table([report(claim, sweep, synthetic_rows(sweep.sizes, 8))])
     assert cells(text.splitlines()[2])[3:] == ["-", "undetermined", "100.0 %", "UNDECIDED"]
+
+
+def test_an_undecided_further_measure_says_what_would_decide_it(synthetic_rows):
+    claim = claim_named("replora-linear-over")
+    made = report(claim, sweep_of(claim, sizes=SIZES), synthetic_rows(SIZES, 4))  # fewer than a verdict needs
+    assert made.open_questions
+    told = verdict_table([made])
+    for judged in made.open_questions:
+        assert f"  {judged.measure.words}: UNDECIDED. {judged.verdict.reason}" in told
+    page = claims_page([claim], {claim.id: made}, [], Path("nowhere"))
+    assert all(f"- *{each.measure.words}*: {each.verdict.reason}" in page for each in made.open_questions)
