@@ -28,16 +28,22 @@ def options(description: str | None) -> argparse.Namespace:
     return parser.parse_args()
 
 
+def asked(sizes: str | None, replications: int | None) -> dict[str, Any]:
+    """The settings of a sweep that a script does not leave to the claim."""
+    settings = {"sizes": sizes, "replications": replications}
+    return {name: value for name, value in settings.items() if value is not None}
+
+
 def run(
     claims: Sequence[str],
-    sizes: str,
-    replications: int,
+    sizes: str | None,
+    replications: int | None,
     seed: int,
     given: argparse.Namespace,
     accuracies: Sequence[float] | None = None,
 ) -> list[Drawn]:
-    """Run the claims with the script's numbers (or smoke sizes) and print the verdict table."""
-    settings: dict[str, Any] = {"sizes": sizes, "replications": replications}
+    """Run the claims with the script's numbers (None: every claim's own) or smoke sizes; print the verdict table."""
+    settings = asked(sizes, replications)
     sweeps = [
         (claim, sweep_of(claim, seed=seed, **(smoke_of(claim) if given.smoke else settings)))
         for claim in map(claim_named, claims)
@@ -51,7 +57,9 @@ def run(
     return drawn
 
 
-def main(claims: Sequence[str], sizes: str, replications: int, seed: int, description: str | None) -> None:
+def main(
+    claims: Sequence[str], sizes: str | None, replications: int | None, seed: int, description: str | None
+) -> None:
     """Run the claims, print the verdict table, draw one figure for each claim."""
     given = options(description)
     for path in draw_claims(run(claims, sizes, replications, seed, given), given.figures):

@@ -21,8 +21,8 @@ CLAIMS = (
         for adapter, magnitudes, tau in product(("dora", "doran"), ("fixed", "global", "free"), ("0", "0.5", "free"))
     ),
 )
-SIZES = "1e5:1e11:4"
-REPLICATIONS = 16
+SIZES = None  # of every claim its own, as `moe-theory run`
+REPLICATIONS = None
 SEED = 0
 
 

@@ -6,8 +6,8 @@ python simulations/hora_rates.py [--smoke] [--results DIR] [--figures DIR]
 from common import main
 
 CLAIMS = ("hora-exact", "hora-over", "mh-lora-over", "mh-replora-over", "hora-heads-over")
-SIZES = "1e5:1e11:4"
-REPLICATIONS = 16
+SIZES = None  # of every claim its own, as `moe-theory run`
+REPLICATIONS = None
 SEED = 0
 
 if __name__ == "__main__":

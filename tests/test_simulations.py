@@ -13,7 +13,8 @@ from moe_theory.study.sweep import sweep_of
 from moe_theory.theory.claims import claim_named
 
 FOLDER = Path(__file__).resolve().parents[1] / "simulations"
-SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if path.name != "common.py")
+COMMON = FOLDER / "common.py"
+SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if path != COMMON)
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_the_numbers_at_the_top_make_valid_sweeps(path, load):
     script = load(path)
     assert script.CLAIMS
     for claim in map(claim_named, script.CLAIMS):
-        sweep = sweep_of(claim, sizes=script.SIZES, replications=script.REPLICATIONS, seed=script.SEED)
+        sweep = sweep_of(claim, **load(COMMON).asked(script.SIZES, script.REPLICATIONS), seed=script.SEED)
         assert sweep.sizes[-1] >= max(measure.from_size for measure in (claim.main, *claim.others))
 
 
