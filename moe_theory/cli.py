@@ -7,6 +7,8 @@ JAX is imported by the workers that fit, not here, so that ``--help`` answers at
 
 import json
 import math
+import multiprocessing
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -396,6 +398,7 @@ def _print_paths(paths: list[Path], as_json: bool) -> None:
 
 def main() -> None:
     """Entry point: errors of the user's making become one readable text and exit status 2."""
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         app(standalone_mode=True)
     except (InputError, StoreError) as error:
@@ -403,9 +406,19 @@ def main() -> None:
     except MoeTheoryError as error:
         _fail(error, 1)
     except SystemExit as end:
-        if end.code == 130:  # typer's, after Ctrl-C
+        if end.code in (130, _TERMINATED):  # 130 is typer's, after Ctrl-C
             print("stopped; the cells finished so far are kept", file=sys.stderr)
         raise
+
+
+_TERMINATED = 128 + signal.SIGTERM
+
+
+def _terminated(*_: Any) -> None:
+    """End the workers too: they would go on alone. A cell is written whole or not at all."""
+    for child in multiprocessing.active_children():
+        child.terminate()
+    raise SystemExit(_TERMINATED)
 
 
 def _fail(error: Exception, status: int) -> None:

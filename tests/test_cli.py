@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -367,3 +368,33 @@ def test_a_claim_is_run_judged_and_drawn(tmp_path, monkeypatch):
     drawn = [Path(path) for path in json.loads(plot.stdout)["figures"]]
     assert [path.suffix for path in drawn] == [".png", ".pdf", ".csv", ".json"]
     assert all(path.stat().st_size for path in drawn)
+
+
+def children_of(parent: int) -> list[int]:
+    """Living child processes, from the kernel's table."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, its_parent = entry.read_text().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue
+        if int(its_parent) == parent and state != "Z":
+            found.append(int(entry.parent.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs the kernel's table of processes")
+def test_a_terminated_run_leaves_no_worker_behind(tmp_path):
+    command = [sys.executable, "-m", "moe_theory", "run", EXACT, "--workers", "2", "--results", str(tmp_path)]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 60
+    while len(started := children_of(run.pid)) < 3:  # the workers, and what they share
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    run.terminate()
+    _, told = run.communicate(timeout=60)
+    assert run.returncode == 143
+    assert "the cells finished so far are kept" in told
+    while any(Path(f"/proc/{pid}").exists() for pid in started):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -237,6 +237,10 @@ CLAIMS: Mapping[str, Claim] = MappingProxyType(
                 since=BEYOND_FROM, gate="gaussian", **_DORA,
             ),
             _slow("mh-lora-over", "LoRA, 2 heads", source=HORA, sweep=FAR_SWEEP, adapter="lora", heads=2),
+            _slow(
+                "mh-lora-over-gaussian", "LoRA, 2 heads, Gaussian gate", source=HORA, sweep=BEYOND_SWEEP,
+                since=BEYOND_FROM, adapter="lora", heads=2, gate="gaussian",
+            ),
             _claim("hora-exact", "HoRA tanh, 2 heads", True, _ROOT, source=HORA, sweep=OTHER_SWEEP, **_HORA),
             _claim("hora-over", "HoRA tanh, 2 heads", False, _SPLIT, (AS_GOOD_HALF,), HORA, OTHER_SWEEP, **_HORA),
             _claim(
