@@ -40,19 +40,19 @@ class AdaptedSetup(NamedTuple):
         Args:
             n, seed, replication: see ``draw_counts``.
         """
-        return self.points_of(draw_counts(self.grid, n, seed, replication))
+        return self.points_of(n, draw_counts(self.grid, n, seed, replication))
 
-    def points_of(self, counts: np.ndarray) -> Points:
-        """Counts of cells as the likelihood sees them."""
-        grid, base = self.grid, self.density.base
+    def points_of(self, n: float, counts: np.ndarray) -> Points:
+        """Counts of cells as the likelihood sees them; of a joint density the rest of n lies outside."""
+        grid, outside = self.grid, None
         if self.density.joint:
-            rows = self.density.rows(self.regression.truth)
-            true = np.exp(np.asarray(base.log_densities(rows, jnp.asarray(grid.x), jnp.asarray(grid.y))))
-            log_base = np.full(len(counts), np.log(counts.sum() / true.sum()))
+            capacity = n / float(np.sum(np.exp(np.asarray(self.regression.truth.log_weights))))
+            log_base = grid.log_volume + np.log(capacity / (1.0 + grid.excess))
+            outside = np.array([n - counts.sum(), capacity])
         else:
             with np.errstate(divide="ignore"):
                 log_base = grid.log_volume + np.log(np.bincount(grid.input, weights=counts))[grid.input]
-        return Points(grid.x, grid.y, counts, log_base, np.zeros(()))  # pyright: ignore[reportArgumentType]
+        return Points(grid.x, grid.y, counts, log_base, np.zeros(()), outside)  # pyright: ignore[reportArgumentType]
 
     def statistics(self, points: Points) -> Statistics:
         """What least squares sees of the same draws: counts and means of y at every point of x, sigma^2 = nu."""
