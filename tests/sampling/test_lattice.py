@@ -154,10 +154,23 @@ def test_least_squares_sees_the_means_of_the_same_draws():
     for m in (0, 7, 31):
         here = place == m
         assert data.precision[m] * setup.regression.sigma**2 == pytest.approx(count[here].sum())
-        np.testing.assert_allclose(data.mean[:, m], count[here] @ points.y[here] / count[here].sum(), rtol=1e-12)
+        np.testing.assert_allclose(data.mean[:, m], count[here] @ points.y[here] / count[here].sum(), atol=1e-5)
     spread = np.sqrt(setup.regression.sigma**2 + 4.0)
     gap = (data.mean - setup.regression.values) * np.sqrt(data.precision) / spread
     assert np.sqrt(np.mean(gap**2)) < 2.0
+
+
+def test_least_squares_sees_the_true_mean_where_nothing_is_random():
+    """Of expected counts: else the cells' own mean is further from f_{G*} than the noise at n = 10^15."""
+    setup = build_adapted(AdaptedProblemSpec(**PROBLEMS["conditional"]))
+    expected = setup.points_of(1e15, 1e15 * setup.grid.probability)
+    data, values = setup.statistics(expected), setup.regression.values
+    np.testing.assert_allclose(data.mean, values, atol=1e-14)
+    count, place = np.asarray(expected.weight), setup.grid.input
+    own = np.stack([np.bincount(place, weights=count * column) for column in setup.grid.y.T]) / np.bincount(
+        place, count
+    )
+    assert np.max(np.abs(own - values) * np.sqrt(data.precision)) > 1.0
 
 
 def test_a_box_that_is_too_large_is_refused():
