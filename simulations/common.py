@@ -42,10 +42,9 @@ def run(
     seed: int,
     given: argparse.Namespace,
     accuracies: Sequence[float] | None = None,
-    **others: Any,
 ) -> list[Drawn]:
     """Run the claims with the script's numbers (or smoke sizes) and print the verdict table."""
-    settings: dict[str, Any] = {"sizes": sizes, "replications": replications, **others}
+    settings: dict[str, Any] = {"sizes": sizes, "replications": replications}
     sweeps = [
         (claim, sweep_of(claim, seed=seed, **(smoke_of(claim) if given.smoke else settings)))
         for claim in map(claim_named, claims)

@@ -22,7 +22,6 @@ from moe_theory.theory.summaries import ErrorCurve
 CLAIMS = ("gaussian-gated-type1-k5", "gaussian-gated-type2-k5")
 SIZES = "1e9:1e15:4"
 REPLICATIONS = 16
-STARTS = "near"
 SEED = 0
 DIRECTIONS = ((0.0, 1.0), (1.0, 0.0), (0.7, 0.7), (0.7, -0.7))
 AMPLITUDES = (0.63, 0.5, 0.39, 0.3, 0.24, 0.19, 0.145, 0.11, 0.09)
@@ -41,7 +40,7 @@ def main() -> None:
     moe_theory.enable_x64()
     panels: dict[str, tuple[dict[str, ErrorCurve], BlockModuli]] = {}
     table = [["claim", "block", "replications, mean", "modulus, same range", "modulus, last two decades"]]
-    for made, rows in run(CLAIMS, SIZES, REPLICATIONS, SEED, given, starts=STARTS):
+    for made, rows in run(CLAIMS, SIZES, REPLICATIONS, SEED, given):
         assert isinstance(made.sweep, DensitySweepSpec)
         amplitudes = AMPLITUDES[::4] if given.smoke else AMPLITUDES
         moduli = block_moduli(build_density(made.sweep.problem), 3, DIRECTIONS, amplitudes)

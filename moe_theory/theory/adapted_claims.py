@@ -24,7 +24,7 @@ margin is a hundredth of the joint density's, so splits are small later. In a fi
 are as good as the truth had an atom at the far end of Theta; the second was raised from 10^8 after that."""
 
 SWEEP: Mapping[str, Any] = MappingProxyType({"sizes": "1e6:1e15:4", "replications": 16, "starts": "few"})
-CONDITIONAL_SWEEP: Mapping[str, Any] = MappingProxyType({"sizes": "1e11:1e15:5", "replications": 16, "starts": "few"})
+CONDITIONAL_SWEEP: Mapping[str, Any] = MappingProxyType({"sizes": "1e12:1e15:4", "replications": 16, "starts": "few"})
 
 ADAPTERS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType({
     "lora": ("LoRA", {"adapter": "lora"}),
