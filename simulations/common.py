@@ -1,6 +1,8 @@
 """What the simulation scripts share: run claims, print their verdicts, draw them."""
 
 import argparse
+import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,14 +20,19 @@ from moe_theory.theory.claims import Claim, claim_named
 from moe_theory.theory.laws import compare_laws
 
 
-def options(description: str | None) -> argparse.Namespace:
+def options_parser(description: str | None) -> argparse.ArgumentParser:
     """What every script takes: --smoke, --results, --figures, --workers."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="seconds instead of minutes; decides nothing")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of stored results")
     parser.add_argument("--figures", type=Path, default=Path("figures"), help="folder for figures")
     parser.add_argument("--workers", type=int, default=None, help="processes; one per processor by default")
-    return parser.parse_args()
+    return parser
+
+
+def options(description: str | None) -> argparse.Namespace:
+    """The options that were given to a script that takes no others."""
+    return options_parser(description).parse_args()
 
 
 def asked(sizes: str | None, replications: int | None) -> dict[str, Any]:
@@ -81,14 +88,27 @@ def main_published(
         seed: root of the random streams.
         description: of the script.
     """
-    given = options(description)
+    parser = options_parser(description)
+    parser.add_argument("--claims", nargs="+", choices=claims, default=claims, help="these alone; all by default")
+    parser.add_argument("--published-only", action="store_true", help="leave out the sizes beyond the published ones")
+    given = parser.parse_args()
     sizes, replications = ("1e2:1e5:4", 4) if given.smoke else published
     settings = {"sizes": sizes, "replications": replications, "starts": "smoke" if given.smoke else "near"}
-    short = [(claim, sweep_of(claim, seed=seed, **settings)) for claim in map(claim_named, claims)]
-    for (claim, _), rows in zip(short, run_claims(short, Store(given.results), given.workers), strict=True):
+    for claim in map(claim_named, given.claims):
+        begun, spent = time.monotonic(), _processor_time()
+        sweep = sweep_of(claim, seed=seed, **settings)
+        (rows,) = run_claims([(claim, sweep)], Store(given.results), given.workers)
         print(told_of_short_range(claim, rows, sizes))
-    for path in draw_claims(run(claims, *extended, seed, given), given.figures):
-        print(path)
+        wall, spent = time.monotonic() - begun, _processor_time() - spent
+        print(f"  {len(rows)} fits in {wall:.0f} s, {spent:.0f} s of processor time")
+    if not given.published_only:
+        for path in draw_claims(run(given.claims, *extended, seed, given), given.figures):
+            print(path)
+
+
+def _processor_time() -> float:
+    """Of this process and of its workers that have ended."""
+    return sum(os.times()[:4])
 
 
 def told_of_short_range(claim: Claim, rows: pd.DataFrame, sizes: str) -> str:

@@ -3,7 +3,8 @@
 The published protocol (d = 1, 100 sizes from 10^2 to 10^5, 20 replications) with certified fits; the same problem from
 10^8 to 10^15.
 
-python simulations/gaussian_gated_published.py [--smoke] [--results DIR] [--figures DIR]
+python simulations/gaussian_gated_published.py [--claims ID ...] [--published-only] [--smoke]
+    [--results DIR] [--figures DIR]
 """
 
 from common import main_published

@@ -20,12 +20,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from moe_theory.errors import InputError
 from moe_theory.models.adapters import AbstractAdapter
 from moe_theory.models.density import GaussianGated, GaussianGatedAtom, SoftmaxGated, SoftmaxGatedAtom
-from moe_theory.models.free_moments import FreeNoise, FreeSpread, symmetric
+from moe_theory.models.free_moments import LEAST, FreeNoise, FreeSpread, symmetric
 from moe_theory.models.gates import DensityGate
 from moe_theory.models.hierarchy import HierarchicalModel
 from moe_theory.models.measure import MixingMeasure
@@ -70,6 +71,15 @@ class AdaptedDensity(eqx.Module):
         """The family of densities that the atoms belong to."""
         outputs, d = self.heads.pretrained.value.shape[-2:]
         return GaussianGated(d, outputs) if self.joint else SoftmaxGated(d, outputs)
+
+    @property
+    def least_shares(self) -> Float[np.ndarray, " axes"]:
+        """The least variances that Theta allows, as shares of the known ones: of x, then of y."""
+        outputs, d = self.heads.pretrained.value.shape[-2:]
+        adapter = self.heads.adapter
+        noise = LEAST if isinstance(adapter, FreeNoise) else 1.0
+        spread = LEAST if isinstance(_without_noise(adapter), FreeSpread) else 1.0
+        return np.append(np.full(d, spread), np.full(outputs, noise))
 
     def rows(self, measure: MixingMeasure) -> Float[Array, "k q"]:
         """All atoms as moment rows of ``base``, group by group; frozen atoms last."""

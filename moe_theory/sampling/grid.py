@@ -48,10 +48,12 @@ class Grid(NamedTuple):
         x: inputs at the cells, (M, d).
         y: outputs at the cells, (M, d_out).
         log_volume: log of the volume of a cell: of (x, y), or of y for a conditional density, (M,).
-        probability: of the truth renormalised on the grid, sum one, (M,).
+        probability: of the truth renormalised on the grid, sum 1 - outside, (M,).
         input: number of the support point of a conditional density; zeros for a joint one, (M,).
         spacing: by axis.
         error: bound on the probability that the grid neglects or counts wrongly.
+        outside: probability of the truth outside all cells, where that is drawn too (``sampling.lattice``).
+        excess: by how much densities times volumes of an atom may sum to more than one; all are divided by 1 + excess.
     """
 
     x: Float[np.ndarray, "M d"]
@@ -61,6 +63,8 @@ class Grid(NamedTuple):
     input: Int[np.ndarray, " M"]
     spacing: Float[np.ndarray, " axes"]
     error: float
+    outside: float = 0.0
+    excess: float = 0.0
 
 
 def joint_grid(model: GaussianGated, truth: MixingMeasure, least_deviation: Float[np.ndarray, " D"]) -> Grid:
@@ -85,7 +89,7 @@ def joint_grid(model: GaussianGated, truth: MixingMeasure, least_deviation: Floa
 
 
 def _worth_keeping(
-    model: GaussianGated, rows: Array, axes: list[Float[np.ndarray, " points"]], log_volume: float
+    model: GaussianGated, rows: Array, axes: list[Float[np.ndarray, " _"]], log_volume: float
 ) -> tuple[Float[np.ndarray, "M D"], Float[np.ndarray, " M"], float]:
     """Cells of a tensor grid with their probabilities, and the probability of those left out; slab by slab.
 
@@ -153,6 +157,8 @@ def conditional_grid(
 def draw_counts(grid: Grid, n: int, seed: int, replication: int) -> Float[np.ndarray, " M"]:
     """N ~ Multinomial(n; probability): exactly n i.i.d. draws from the model on the grid.
 
+    Where the grid has an outside, what is missing of n fell there.
+
     Args:
         grid: its cells.
         n: sample size, 1 to 10^15.
@@ -164,7 +170,8 @@ def draw_counts(grid: Grid, n: int, seed: int, replication: int) -> Float[np.nda
     if not 1 <= n <= LARGEST_N:
         raise InputError(f"n must be between 1 and {LARGEST_N:.0e}, got {n}")
     generator = replication_generator(seed, n, replication)
-    return generator.multinomial(n, grid.probability).astype(np.float64)
+    probability = np.append(grid.probability, grid.outside) if grid.outside else grid.probability
+    return generator.multinomial(n, probability)[: len(grid.probability)].astype(np.float64)
 
 
 def draw_joint(
@@ -231,7 +238,7 @@ def _log_densities(
 
 def _axes(
     low: Float[np.ndarray, " D"], high: Float[np.ndarray, " D"], least_deviation: Float[np.ndarray, " D"]
-) -> tuple[list[Float[np.ndarray, " points"]], Float[np.ndarray, " D"]]:
+) -> tuple[list[Float[np.ndarray, " _"]], Float[np.ndarray, " D"]]:
     spacing = SPACING * np.asarray(least_deviation, np.float64)
     counts = np.ceil((high - low) / spacing).astype(int) + 1
     if np.prod(counts.astype(float)) > MOST_CELLS:

@@ -15,9 +15,11 @@ from moe_theory.sampling.grid import Grid, conditional_grid, draw_counts, joint_
 from moe_theory.study.density_spec import DensityProblemSpec
 from moe_theory.theory.mixture_losses import Metric, metric_of
 
-COMPACT_CELLS = 1536
-"""Points of the compact form, for sizes up to ``COMPACT_SIZE``."""
 COMPACT_SIZE = 10**5
+"""Up to this size most cells are empty, and a fit sees the others alone."""
+COMPACT_DEVIATIONS, COMPACT_STEP = 10.0, 64
+"""The compact form has room for the cells that n draws fill on average and this many standard deviations more, in steps
+of as many cells: its shape, and so its compiled code, is that of the problem and the largest n."""
 
 
 class DensitySetup(NamedTuple):
@@ -54,29 +56,40 @@ class DensitySetup(NamedTuple):
             log_base = grid.log_volume + np.log(drawn)[grid.input]
         return Points(grid.x, grid.y, counts, log_base, np.zeros(()))  # pyright: ignore[reportArgumentType]
 
-    def draw(self, n: int, seed: int, replication: int, compact: bool = False) -> Points:
+    def compact_cells(self, largest: int) -> int:
+        """Room that the compact form needs for samples of at most this size.
+
+        Cell m is filled by n draws with probability q_m = 1 - (1 - p_m)^n; the filled cells have the mean sum q and at
+        most the variance sum q (1 - q), because filling one makes the others less likely.
+        """
+        filled = -np.expm1(largest * np.log1p(-self.grid.probability))
+        room = filled.sum() + COMPACT_DEVIATIONS * np.sqrt(np.sum(filled * (1.0 - filled)))
+        return min(COMPACT_STEP * int(np.ceil(room / COMPACT_STEP)), len(filled))
+
+    def draw(self, n: int, seed: int, replication: int, compact: int | None = None) -> Points:
         """n i.i.d. draws from the truth on the grid.
 
         Args:
             n, seed, replication: see ``draw_counts``.
-            compact: the cells that were drawn alone, as raw points; the same likelihood but for a constant.
+            compact: where given, the cells that were drawn alone, as that many raw points (``compact_cells``); the
+                same likelihood but for a constant.
         """
         counts = draw_counts(self.grid, n, seed, replication)
-        return self.drawn_points(counts) if compact else self.points(counts)
+        return self.points(counts) if compact is None else self.drawn_points(counts, compact)
 
-    def drawn_points(self, counts: np.ndarray) -> Points:
-        """The cells with counts as raw points, filled up with points of weight 0 to ``COMPACT_CELLS``.
+    def drawn_points(self, counts: np.ndarray, room: int) -> Points:
+        """The cells with counts as raw points, filled up with points of weight 0.
 
         Raises:
-            InputError: if more cells than that have counts.
+            InputError: if more cells have counts than there is room for.
         """
         drawn = np.flatnonzero(counts)
-        if drawn.size > COMPACT_CELLS:
-            raise InputError(f"{drawn.size} cells have counts, more than the {COMPACT_CELLS} of the compact form")
-        index = np.concatenate([drawn, np.full(COMPACT_CELLS - drawn.size, drawn[0])])
-        weight = np.where(np.arange(COMPACT_CELLS) < drawn.size, counts[index], 0.0)
+        if drawn.size > room:
+            raise InputError(f"{drawn.size} cells have counts, more than the {room} of the compact form")
+        index = np.concatenate([drawn, np.full(room - drawn.size, drawn[0])])
+        weight = np.where(np.arange(room) < drawn.size, counts[index], 0.0)
         mass = np.asarray(counts.sum() if isinstance(self.model, GaussianGated) else 0.0)
-        parts = (self.grid.x[index], self.grid.y[index], weight, np.full(COMPACT_CELLS, -np.inf), mass)
+        parts = (self.grid.x[index], self.grid.y[index], weight, np.full(room, -np.inf), mass)
         return Points(*parts)  # pyright: ignore[reportArgumentType]
 
 

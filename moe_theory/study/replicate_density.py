@@ -29,10 +29,11 @@ class DensityReplicator(AbstractReplicator):
         self.sweep = sweep
         self.setup = setup = build_density(sweep.problem)
         plan = mixture_plan_named(sweep.starts)
-        self._compact = sweep.sizes[-1] <= COMPACT_SIZE
+        largest = sweep.sizes[-1]
+        self._compact = setup.compact_cells(largest) if largest <= COMPACT_SIZE else None
         self._maker = MixtureStartMaker(setup.model, setup.space, setup.k_fit, setup.rows, plan)
         self._problem = MixtureKind(setup.model, setup.levels)
-        size = COMPACT_SIZE if self._compact else COMPILE_SIZE
+        size = largest if self._compact else COMPILE_SIZE
         super().__init__(Pool(self._problem, (setup.space,), sweep.block), sweep.block, size)
         self._certify = jax.jit(jax.vmap(self._certify_lane))
         self._measure = jax.jit(jax.vmap(self._measure_lane))

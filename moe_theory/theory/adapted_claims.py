@@ -18,12 +18,13 @@ SOURCE = "our derivation (docs/density.md); theory sections 1 and 6"
 HALF, QUARTER, NO_POWER = Prediction("power", -0.5), Prediction("power", -0.25), Prediction("no-power")
 
 JOINT_FROM = 1e6
-CONDITIONAL_FROM = 1e8
+CONDITIONAL_FROM = 1e11
 """Laws are judged from these sizes on: a gate alone tells centers worse than the density of x, and the second-order
-margin is a hundredth of the joint density's, so splits are small later."""
+margin is a hundredth of the joint density's, so splits are small later. In a first run, at 10^9, half of the fits that
+are as good as the truth had an atom at the far end of Theta; the second was raised from 10^8 after that."""
 
 SWEEP: Mapping[str, Any] = MappingProxyType({"sizes": "1e6:1e15:4", "replications": 16, "starts": "few"})
-CONDITIONAL_SWEEP: Mapping[str, Any] = MappingProxyType({"sizes": "1e8:1e14:4", "replications": 16, "starts": "few"})
+CONDITIONAL_SWEEP: Mapping[str, Any] = MappingProxyType({"sizes": "1e12:1e15:4", "replications": 16, "starts": "few"})
 
 ADAPTERS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType({
     "lora": ("LoRA", {"adapter": "lora"}),
@@ -34,6 +35,10 @@ CONDITIONAL: Mapping[str, Any] = MappingProxyType({"density": "conditional", "an
 """The first truth is left out for its small margins (``certify``)."""
 
 SPLIT = "a likelihood sees every split at second order: over-fitted atoms at n^-1/4, the rest at n^-1/2"
+SHIFT = "a likelihood sees every split at second order; at the frozen atom it moves all centers, so D_12 has n^-1/4 too"
+"""A softmax does not see a common shift of all centers. The frozen atom fixes it, unless an extra atom stands beside
+it: with weight w and center d away, all other centers shifted by w d / (1 + w), the density moves by w d^2. LoRA's
+centers, free one by one, have n^-1/4 in *single* cells too where the extra atom is there; RepLoRA's move the value."""
 BY_MEAN = "the conditional mean does not see a split of the value matrix that leaves its center: no power law for it"
 """Sharing alone does not help: the gate sees Delta u, so a shared Delta = B A still splits along rows A + z, A - z with
 z across u (d > 1). ``certify`` found it."""
@@ -47,7 +52,8 @@ def adapted_claims() -> Iterator[Claim]:
         words, problem = ADAPTERS[name]
         given = {**problem, **CONDITIONAL}
         model = f"density p(y | x), {words}"
-        yield _claim(f"conditional-density-{name}-over", model, name, SPLIT, CONDITIONAL_SWEEP, given)
+        statement = SHIFT if name == "lora" else SPLIT
+        yield _claim(f"conditional-density-{name}-over", model, name, statement, CONDITIONAL_SWEEP, given)
         by_mean = {**given, "estimator": "least-squares"}
         model = f"{words}, mean of p(y | x) by least squares"
         yield _claim(f"conditional-mean-{name}-over", model, name, BY_MEAN, CONDITIONAL_SWEEP, by_mean)
@@ -56,15 +62,19 @@ def adapted_claims() -> Iterator[Claim]:
 def _claim(
     name: str, model: str, adapter: str, statement: str, sweep: Mapping[str, Any], problem: Mapping[str, Any]
 ) -> Claim:
-    """A power law for everything, or by the mean none for what depends on the value."""
+    """A power law for everything, or by the mean none for what depends on the value.
+
+    Where a shift of all centers is open, fits have it or not as the extra atom falls, and means over both are judged.
+    """
     begin = CONDITIONAL_FROM if "density" in problem else JOINT_FROM
-    slow = "estimator" in problem
-    best, atoms = (NO_POWER, NO_POWER) if slow else (HALF, QUARTER)
-    statistic: Statistic = "mean" if slow else "median"
+    slow, shifts = "estimator" in problem, "density" in problem and adapter == "lora"
+    single = QUARTER if shifts else HALF
+    best, atoms = (NO_POWER, NO_POWER) if slow else (single, QUARTER)
+    statistic: Statistic = "mean" if slow or shifts else "median"
     loss = Measure("D_12", "Voronoi loss D_12", best, begin, statistic)
     others = [
         Measure("overfitted_value_error", "value block of over-fitted atoms", atoms, begin, statistic, True),
-        Measure("singleton_error", "singleton atoms", HALF, begin, conditional=True),
+        Measure("singleton_error", "singleton atoms", single, begin, "mean" if shifts else "median", True),
         Measure("function_error", "conditional mean" if "density" in problem else "Hellinger distance", HALF, begin),
     ]
     if adapter == "lora":
@@ -73,6 +83,8 @@ def _claim(
         )
     searched = "density" in problem
     main = Measure("D_12_truth_highest", "largest D_12 of fits as good as the truth", best, begin)
+    if shifts and not slow:
+        others.append(Measure("frozen_error", "atoms beside the frozen one", QUARTER, begin, conditional=True))
     chosen = (main, (loss, *others)) if searched else (loss, tuple(others))
     return Claim(
         name, model, "over", statement, SOURCE, *chosen, MappingProxyType(dict(problem)), identified_set=searched,

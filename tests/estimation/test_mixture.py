@@ -10,7 +10,7 @@ from scipy.stats import chi2
 
 from moe_theory.estimation.certificate import LARGEST_DECREMENT, certify
 from moe_theory.estimation.em import em
-from moe_theory.estimation.likelihood import Points, objective, second_order
+from moe_theory.estimation.likelihood import objective, second_order
 from moe_theory.estimation.mixture import MixtureKind, slacks
 from moe_theory.estimation.mixture_starts import MixturePlan, MixtureStartMaker
 from moe_theory.estimation.pool import Lane, Pool
@@ -26,7 +26,7 @@ def fits_of(setup, sizes, replications, plan, block=8):
 
     problem = MixtureKind(setup.model, setup.levels)
     maker = MixtureStartMaker(setup.model, setup.space, setup.k_fit, setup.rows, plan)
-    drawn = [(n, r, Points(*map(jnp.asarray, setup.draw(n, 0, r)))) for n in sizes for r in range(replications)]
+    drawn = [(n, r, jax.tree.map(jnp.asarray, setup.draw(n, 0, r))) for n in sizes for r in range(replications)]
     lanes = [Lane(i, points, z) for i, (n, r, points) in enumerate(drawn) for z in maker.make(n, 0, r, points).z]
     value = jax.jit(lambda points: objective(setup.model, jnp.asarray(setup.rows), points))
     check = jax.jit(lambda points, state, level: certify(problem(setup.space, points), state, level))
@@ -67,7 +67,7 @@ def test_exact_fits_have_the_covariance_of_the_inverse_fisher_information(settin
     made = fits_of(setup, [n], replications, MixturePlan((), 0, 1))
     expected = setup.points(n * setup.grid.probability)
     truth = jnp.asarray(setup.rows)
-    at = second_order(setup.model, truth, Points(*map(jnp.asarray, expected)))
+    at = second_order(setup.model, truth, jax.tree.map(jnp.asarray, expected))
     free = np.arange(truth.size)
     if setting == "published":
         last = (k - 1) * truth.shape[1]
@@ -104,7 +104,7 @@ def test_starts_with_all_gates_split_alike_are_the_truth_as_a_density():
     spec = DensityProblemSpec(family="softmax-gated", setting="published", k_true=2, k_fit=4)
     setup = build_density(spec)
     plan = MixturePlan((), 0, 0, alike=3)
-    points = Points(*map(jnp.asarray, setup.draw(10**8, 0, 0)))
+    points = jax.tree.map(jnp.asarray, setup.draw(10**8, 0, 0))
     made = MixtureStartMaker(setup.model, setup.space, 4, setup.rows, plan).make(10**8, 0, 0, points)
     assert made.kinds == ("alike",) * 3
     value = jax.jit(lambda rows: objective(setup.model, rows, points))

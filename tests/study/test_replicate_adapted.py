@@ -1,5 +1,7 @@
 """Rows of a sweep of low-rank densities, the claims on them, and what margins say of them before any draw."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from moe_theory.study.replicate_adapted import AdaptedReplicator
 from moe_theory.study.spec import specify
 from moe_theory.study.sweep import smoke_of, sweep_of
 from moe_theory.theory.adapted_families import adapted_mixture
-from moe_theory.theory.claims import CLAIMS, HALF, NO_POWER
+from moe_theory.theory.claims import CLAIMS, HALF, NO_POWER, QUARTER
 from moe_theory.theory.comparisons import COMPARISONS
 from moe_theory.theory.identifiability import identify
 
@@ -26,7 +28,8 @@ def test_every_claim_makes_the_sweep_that_its_name_says(claim):
     assert (problem.estimator == "least-squares") == claim.id.startswith("conditional-mean")
     assert problem.k_fit == problem.k_true + 1
     slow = claim.id.startswith("conditional-mean")
-    assert claim.main.prediction == (NO_POWER if slow else HALF)
+    shifts = claim.id == "conditional-density-lora-over"
+    assert claim.main.prediction == (NO_POWER if slow else QUARTER if shifts else HALF)
 
 
 def test_both_estimators_of_a_comparison_have_one_model():
@@ -48,6 +51,28 @@ def test_both_estimators_of_a_comparison_have_one_model():
 def test_a_specification_that_is_no_density_is_told_so(wrong, told):
     with pytest.raises(InputError, match=told):
         specify(AdaptedProblemSpec, wrong)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(("shift", "order"), [(True, 2), (False, 1)])
+def test_beside_the_frozen_atom_an_extra_one_lets_all_centers_shift(shift, order):
+    """The density moves by the square of the shift, and by the shift itself if only the extra atom moves."""
+    setup = build_adapted(AdaptedProblemSpec(adapter="lora", density="conditional", anchored=True))
+    rows, grid, weight = np.asarray(setup.density.rows(setup.regression.truth)), setup.grid, 0.5
+    x, y = jnp.asarray(grid.x), jnp.asarray(grid.y)
+    log_density = jax.jit(lambda rows: setup.density.base.log_densities(rows, x, y))
+    true = np.asarray(log_density(jnp.asarray(rows)))
+    distances = []
+    for size in (1e-2, 1e-4):
+        away = size * np.array([0.6, -0.8])
+        others, frozen, extra = rows[:-1].copy(), rows[-1:], rows[-1:].copy()
+        extra[0, 0] *= weight
+        extra[0, 1:3] += away
+        others[:, 0] *= 1.0 + weight
+        others[:, 1:3] += away * weight / (1.0 + weight) * shift
+        gap = np.asarray(log_density(jnp.asarray(np.vstack([others, extra, frozen])))) - true
+        distances.append(np.sqrt(grid.probability @ gap**2))
+    assert np.log10(distances[0] / distances[1]) / 2 == pytest.approx(order, abs=0.02)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 
 from moe_theory.errors import InputError
 from moe_theory.estimation.likelihood import objective
-from moe_theory.study.density_problem import COMPACT_CELLS, build_density
+from moe_theory.study.density_problem import build_density
 from moe_theory.study.density_spec import DensityProblemSpec, DensitySweepSpec
 from moe_theory.study.replicate_density import DensityReplicator
 from moe_theory.study.sweep import smoke_of, sweep_of
@@ -31,7 +31,7 @@ def test_the_compact_form_has_the_same_likelihood(setting):
     setup = build_density(DensityProblemSpec(**spec, k_fit=spec["k_true"]))
     rows = [jnp.asarray(setup.rows), jnp.asarray(setup.rows * np.linspace(0.98, 1.01, setup.rows.shape[1]))]
     gaps = []
-    for compact in (False, True):
+    for compact in (None, setup.compact_cells(10**4)):
         points = setup.draw(10**4, 0, 0, compact)
         assert float(np.sum(points.weight)) == 10**4
         gaps.append(float(value(setup.model, rows[1], points) - value(setup.model, rows[0], points)))
@@ -40,8 +40,22 @@ def test_the_compact_form_has_the_same_likelihood(setting):
 
 def test_a_sample_that_needs_more_cells_has_no_compact_form():
     setup = build_density(DensityProblemSpec())
-    with pytest.raises(InputError, match=str(COMPACT_CELLS)):
-        setup.draw(10**12, 0, 0, compact=True)
+    with pytest.raises(InputError, match="more than the 640 of the compact form"):
+        setup.draw(10**12, 0, 0, compact=640)
+
+
+def test_the_compact_form_has_room_for_what_is_drawn():
+    """The mean and the variance of how many cells are filled, against draws; and room for all of them."""
+    setup = build_density(DensityProblemSpec())
+    n = 1000
+    counts = np.random.default_rng(0).multinomial(n, setup.grid.probability, size=400)
+    filled = np.sum(counts > 0, axis=1)
+    room = setup.compact_cells(n)
+    share = 1.0 - (1.0 - setup.grid.probability) ** n
+    assert filled.mean() == pytest.approx(share.sum(), abs=4 * filled.std() / 20)
+    assert filled.var() <= 1.3 * np.sum(share * (1.0 - share))
+    assert filled.max() < room < share.sum() + 10 * np.sqrt(share.sum()) + 64
+    assert setup.compact_cells(10**15) <= len(setup.grid.probability)
 
 
 @pytest.mark.slow

@@ -2,11 +2,11 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe_theory.estimation.likelihood import Points
 from moe_theory.study.density_problem import build_density
 from moe_theory.study.density_spec import DensityProblemSpec
 from moe_theory.theory.density_modulus import SHAPES, density_modulus
@@ -23,7 +23,7 @@ def test_the_closed_form_shapes_cancel_all_moments_below_rbar(atoms, order):
 
 def modulus_of(cell, atoms, direction, amplitudes, **problem):
     setup = build_density(DensityProblemSpec(deviation_floor=0.9, **problem))
-    points = Points(*map(jnp.asarray, setup.points(1e15 * setup.grid.probability)))
+    points = jax.tree.map(jnp.asarray, setup.points(1e15 * setup.grid.probability))
     return density_modulus(setup.model, setup.space, setup.rows, points, cell, atoms, np.array(direction), amplitudes)
 
 

@@ -1,0 +1,138 @@
+"""How far every block of parameters of an over-fitted cell can part at the distance that n samples leave.
+
+The same measures as in ``theory.density_modulus``, over all cells and several directions; by block of parameters their
+upper envelope is a lower bound of the modulus of continuity of that block's error. At n samples the maximum-likelihood
+fit is at a Hellinger distance of about h(n) = (p / (8 n))^(1/2), p parameters, so the envelope's slope there is the
+local exponent that replications should show, with no noise and no optimiser in it.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from moe_theory.study.density_problem import DensitySetup
+from moe_theory.study.figures import save_figure, style
+from moe_theory.theory.density_modulus import density_modulus
+from moe_theory.theory.envelope import Modulus, envelope
+from moe_theory.theory.mixture_losses import KINDS, block_losses
+from moe_theory.theory.summaries import ErrorCurve
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00")
+MARKERS = ("o", "s", "^", "D", "v")
+
+
+class BlockModuli(NamedTuple):
+    """Envelopes by block.
+
+    Attributes:
+        blocks: name of a block -> lower bound of its modulus, errors as in ``mixture_losses``.
+        parameters: p of the fitted model, for h(n).
+    """
+
+    blocks: Mapping[str, Modulus]
+    parameters: int
+
+    def distance(self, n: Float[np.ndarray, " sizes"]) -> Float[np.ndarray, " sizes"]:
+        """h(n): 8 n h^2 is about chi-square with p degrees of freedom (for regular models)."""
+        return np.sqrt(self.parameters / (8.0 * n))
+
+    def errors(self, block: str, n: Float[np.ndarray, " sizes"]) -> Float[np.ndarray, " sizes"]:
+        """The envelope at h(n), straight between its corners in logarithms."""
+        found = self.blocks[block]
+        at = np.interp(np.log(self.distance(n)), np.log(found.distances), np.log(found.losses))
+        return np.exp(at)
+
+    def exponent(self, block: str, first: float, last: float) -> float:
+        """Slope of log error in log n between two sizes."""
+        low, high = self.errors(block, np.array([first, last]))
+        return float(np.log(high / low) / np.log(last / first))
+
+
+def block_moduli(
+    setup: DensitySetup,
+    atoms: int,
+    directions: Sequence[tuple[float, ...]],
+    amplitudes: Sequence[float],
+    cells: Sequence[int] | None = None,
+) -> BlockModuli:
+    """Envelopes over cells and directions.
+
+    Args:
+        setup: truth and grid.
+        atoms: of a cell, 2 or 3.
+        directions: of mu, in units of ``MixtureSpace.scale``.
+        amplitudes: see ``density_modulus``.
+        cells: true atoms to part; all by default.
+    """
+    points = jax.tree.map(jnp.asarray, setup.points(1e15 * setup.grid.probability))
+    kind = next(name for name, count in KINDS.items() if count == atoms)
+
+    @jax.jit
+    @jax.vmap
+    def errors(rows: jax.Array) -> dict[str, jax.Array]:
+        return block_losses(setup.model, setup.model.measure(rows), setup.truth, setup.metric).errors
+
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    count = len(setup.rows)
+    for cell in range(count) if cells is None else cells:
+        for direction in directions:
+            found = density_modulus(
+                setup.model, setup.space, setup.rows, points, cell, atoms, np.array(direction), amplitudes
+            )
+            usable = np.isfinite(found.distances)
+            for name, error in errors(jnp.asarray(found.rows[usable])).items():
+                if name.startswith(f"{kind}_"):
+                    reached = zip(found.distances[usable].tolist(), np.asarray(error).tolist(), strict=True)
+                    pairs.setdefault(name, []).extend(pair for pair in reached if pair[1] > 0.0)
+    parameters = (count + atoms - 1) * setup.model.row_size - 1
+    return BlockModuli({name: envelope(each) for name, each in pairs.items()}, parameters)
+
+
+def moduli_figure(
+    panels: Mapping[str, tuple[Mapping[str, ErrorCurve], BlockModuli]],
+    words: Mapping[str, str],
+    stem: Path,
+    provenance: Mapping[str, Any],
+) -> list[Path]:
+    """Means over replications (markers, with standard errors) beside the envelopes at h(n) (lines), a panel a claim.
+
+    Args:
+        panels: title -> (curve by block, envelopes).
+        words: what a block is, for the legend.
+        stem, provenance: see ``save_figure``.
+    """
+    tables = []
+    with style():
+        figure = Figure(figsize=(4.2 * len(panels), 3.8), layout="constrained")
+        axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0])
+        for ax, (title, (curves, moduli)) in zip(axes, panels.items(), strict=True):
+            for place, (block, curve) in enumerate(curves.items()):
+                colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+                grid = np.geomspace(curve.n[0], curve.n[-1], 60)
+                center = np.exp(curve.log_center)
+                ax.errorbar(curve.n, center, yerr=center * curve.standard_error, fmt=marker, color=colour,
+                            markersize=4, linewidth=0.8, label=words[block], gid=f"replications {block}")  # fmt: skip
+                ax.plot(grid, moduli.errors(block, grid), color=colour, linewidth=0.9, gid=f"modulus {block}")
+                rows = {
+                    "panel": title,
+                    "block": block,
+                    "n": curve.n,
+                    "mean": center,
+                    "relative_error": curve.standard_error,
+                }
+                tables.append(pd.DataFrame({**rows, "modulus": moduli.errors(block, curve.n)}))
+            ax.set(xscale="log", yscale="log", xlabel="sample size $n$", title=title)
+        axes[0].set_ylabel("error in a cell of three atoms")
+        axes[0].legend(fontsize=7)
+        described = {
+            title: {block: moduli.exponent(block, curve.n[0], curve.n[-1]) for block, curve in curves.items()}
+            for title, (curves, moduli) in panels.items()
+        }
+        return save_figure(figure, stem, pd.concat(tables), {"modulus_exponents": described}, provenance)
