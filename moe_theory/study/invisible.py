@@ -24,6 +24,7 @@ from moe_theory.theory.families import mixture_of
 from moe_theory.theory.margins import cells_of, first_order, null_split
 from moe_theory.theory.visibility import hidden_measures
 from moe_theory.theory.voronoi import effective_losses
+from moe_theory.threads import one_blas_thread
 
 
 def moves(
@@ -40,6 +41,7 @@ def moves(
     return np.asarray(distances), np.asarray(losses)
 
 
+@one_blas_thread
 def farthest_invisible(
     setup: Setup, chart: Chart, known: Float[np.ndarray, "points z"]
 ) -> Float[np.ndarray, " z"] | None:

@@ -46,6 +46,7 @@ from moe_theory.theory.margins import (
     second_order,
 )
 from moe_theory.theory.visibility import Visibility, visibility
+from moe_theory.threads import one_blas_thread
 
 JOINT_STARTS = 4
 """Starts of the joint problem, which is convex: they choose only where it begins."""
@@ -174,6 +175,7 @@ class Identifiability(NamedTuple):
         return own + self.first.generic_nullity
 
 
+@one_blas_thread
 def identify(mixture: Mixture, look: bool = True) -> Identifiability:
     """Margins, visibility, laws and blame of a mixture.
 

@@ -24,6 +24,7 @@ from moe_theory.theory.envelope import RANGE, Modulus, envelope
 from moe_theory.theory.families import AbstractSet
 from moe_theory.theory.margins import Cell, FirstOrder, Mixture, SecondOrder, chart_of
 from moe_theory.theory.visibility import descend, measure_of
+from moe_theory.threads import one_blas_thread
 
 AMPLITUDES = tuple((0.8 * 0.5 ** np.arange(12)).tolist())
 """t of splits, largest first: where distances are of order t^2 / 20, from 10^-1 to below 10^-7."""
@@ -31,6 +32,7 @@ DISTANCES = tuple(np.geomspace(0.1, 1e-7, 13).tolist())
 """delta for which first-order motions are made."""
 
 
+@one_blas_thread
 def modulus(
     mixture: Mixture,
     first: FirstOrder,
