@@ -17,8 +17,8 @@ from moe_theory.study.density_spec import DensitySweepSpec
 from moe_theory.study.progress import Progress
 from moe_theory.study.spec import SweepSpec, problem_hash, revise
 from moe_theory.study.store import CellKey, Store
-from moe_theory.threads import keep_one_blas_thread
 from moe_theory.theory.claims import Claim, claim_named
+from moe_theory.threads import keep_one_blas_thread
 
 CELL = 16
 """Replications per stored cell: small enough that a kill costs little, large enough to keep the blocks full."""
