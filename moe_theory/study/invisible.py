@@ -22,7 +22,7 @@ from moe_theory.study.problem import Setup
 from moe_theory.theory.envelope import INVISIBLE
 from moe_theory.theory.families import mixture_of
 from moe_theory.theory.margins import cells_of, first_order, null_split
-from moe_theory.theory.visibility import hidden_measures
+from moe_theory.theory.visibility import hidden_measures, split_of
 from moe_theory.theory.voronoi import effective_losses
 from moe_theory.threads import one_blas_thread
 
@@ -72,7 +72,7 @@ def _splits(setup: Setup, chart: Chart) -> Iterator[Float[np.ndarray, " z"]]:
         factor = null_split(first, cell, spare + 1)
         if factor is None:
             continue
-        for sets in hidden_measures(mixture, cell, factor):
+        for sets in hidden_measures(mixture, split_of([cell], [factor])):
             z = np.concatenate([_filled(chart, *map(np.asarray, own)) for own in sets])
             if float(jnp.min(chart.slacks(jnp.asarray(z)))) > LEAST_SLACK:
                 yield z

@@ -93,12 +93,12 @@ def _splits(
 ) -> list[tuple[float, float]]:
     """(distance, D_12) of the best splits of one atom in two, until they are nearer than the slope asks for."""
     direction = cell.chart.lifts @ second.limited[2].factors[0][:, 0]
-    apart = np.stack([direction, -direction])
+    apart, where = np.stack([direction, -direction]), ((cell.place, cell.atom),)
     pairs, before = [], 1.0
     for amplitude in amplitudes:
-        free, distance = descend(mixture, cell, (amplitude / before) * apart, amplitude)
-        apart, before = np.asarray(free.apart), amplitude
-        measures = measure_of(mixture, cell.place, cell.atom, free)
+        free, distance = descend(mixture, where, [(amplitude / before) * apart], amplitude)
+        apart, before = np.asarray(free.apart[0]), amplitude
+        measures = measure_of(mixture, where, free)
         loss = sum(float(_measured(own, *measure)[1]) for own, measure in zip(mixture, measures, strict=True))
         pairs.append((distance, loss))
         if distance < RANGE[0]:
