@@ -158,8 +158,8 @@ def certified_cell(place: Place) -> dict[str, Any]:
     from moe_theory.precision import enable_x64
     from moe_theory.study.identification import Certified
     from moe_theory.study.problem import build
-    from moe_theory.theory.families import mixture_of
     from moe_theory.theory.identifiability import identify
+    from moe_theory.theory.registered_families import mixture_of
 
     enable_x64()
     begun = time.monotonic()

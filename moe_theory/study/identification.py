@@ -19,11 +19,11 @@ from moe_theory.study.witnesses import keep
 from moe_theory.theory.adapted_families import adapted_mixture
 from moe_theory.theory.claims import CLAIMS
 from moe_theory.theory.envelope import Modulus
-from moe_theory.theory.families import mixture_of
 from moe_theory.theory.identifiability import CellVerdict, Identifiability, identify
 from moe_theory.theory.laws import Prediction
 from moe_theory.theory.margins import POSITIVE, RELATIVE_ZERO, Mixture
 from moe_theory.theory.modulus import modulus
+from moe_theory.theory.registered_families import mixture_of
 from moe_theory.theory.truths import Path, Spread, margins_of, path_towards
 from moe_theory.theory.visibility import Visibility
 

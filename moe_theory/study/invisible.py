@@ -20,8 +20,8 @@ from moe_theory.estimation.objective import mix
 from moe_theory.estimation.space import Chart, joined
 from moe_theory.study.problem import Setup
 from moe_theory.theory.envelope import INVISIBLE
-from moe_theory.theory.families import mixture_of
 from moe_theory.theory.margins import cells_of, first_order, null_split
+from moe_theory.theory.registered_families import mixture_of
 from moe_theory.theory.visibility import hidden_measures, split_of
 from moe_theory.theory.voronoi import effective_losses
 from moe_theory.threads import one_blas_thread

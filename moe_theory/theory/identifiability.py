@@ -33,7 +33,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from moe_theory.theory.exact import split_is_exact
-from moe_theory.theory.families import AbstractSet, ModelView, SoftmaxSet
+from moe_theory.theory.families import AbstractSet, SoftmaxSet
 from moe_theory.theory.laws import Prediction
 from moe_theory.theory.margins import (
     Cell,
@@ -46,6 +46,7 @@ from moe_theory.theory.margins import (
     first_order,
     second_order,
 )
+from moe_theory.theory.registered_families import ModelView
 from moe_theory.theory.visibility import Visibility, followed, split_of
 from moe_theory.threads import one_blas_thread
 
