@@ -213,7 +213,8 @@ def law_words(row: Mapping[str, Any]) -> str:
         return "singular truth"
     two, three, every = (row[f"{name}_law"] for name in ("two_atoms", "three_atoms", "all_cells"))
     if two != three:
-        return f"{two}; 3 atoms: {three}"
+        more = "; more: no power law" if three == "undecided" and every == "no power law" else ""
+        return f"{two}; 3 atoms: {three}{more}"
     if two == "n^-0.25" and every != two:
         fewest = row["fewest_atoms_at_zero"]
         return f"{two}; {every} from {fewest:.0f} atoms" if pd.notna(fewest) else f"{two}; all cells: {every}"
