@@ -19,6 +19,7 @@ from moe_theory.study.witnesses import keep
 from moe_theory.theory.adapted_families import adapted_mixture
 from moe_theory.theory.claims import CLAIMS
 from moe_theory.theory.envelope import Modulus
+from moe_theory.theory.frozen_cells import FrozenMargin
 from moe_theory.theory.identifiability import CellVerdict, Identifiability, identify
 from moe_theory.theory.laws import Prediction
 from moe_theory.theory.margins import POSITIVE, RELATIVE_ZERO, Mixture
@@ -84,6 +85,7 @@ class Certified:
             "second_order_margin": worst.second.minimum.value if worst.second.decision != "zero" else 0.0,
             "second_order": [_cell_json(each) for each in self.found.cells],
             "all_cells_at_once": _together_json(self.found),
+            "frozen_cell": None if self.found.frozen is None else self.found.frozen._asdict(),
             "visibility": _visibility_words(worst),
             "exact_arithmetic": list(worst.exact),
             "predicted": {
@@ -119,6 +121,7 @@ class Certified:
             ("gauge", f"{self.found.gauge_dimension} dimensions; each atom: {gauge}; common: {common}"),
             *(("second-order margin" if i == 0 else "", _cell_words(each)) for i, each in enumerate(self.found.cells)),
             ("", f"all cells at once: {_together_words(self.found)}"),
+            *([] if self.found.frozen is None else [("frozen atom's cell", _frozen_words(self.found.frozen))]),
             ("visibility", _visibility_words(worst)),
             *(("", f"exact arithmetic: every split of {name} alone is invisible") for name in worst.exact),
             ("predicted", f"number of atoms known: {_law_words(self.found.exact)}"),
@@ -268,6 +271,14 @@ def _together_words(found: Identifiability) -> str:
         return f"{together.decision}, because that of {_place(found.cells[together.shares.index(1.0)])} is"
     alone = f"{together.decision} ({together.value:.1g}) although that of every atom is positive"
     return f"{alone}; {_seen_words(together.visibility)}" if together.visibility is not None else alone
+
+
+def _frozen_words(found: FrozenMargin) -> str:
+    if found.decision == "positive":
+        return f"one fitted atom: first-order margin at least {found.lower:.3g}, n^-0.5"
+    if found.decision == "zero":
+        return "one fitted atom: first-order margin 0, the others undo a motion of it: slower than n^-0.5"
+    return f"one fitted atom: first-order margin undecided, at most {found.upper:.3g}"
 
 
 def _visibility_words(each: CellVerdict) -> str:

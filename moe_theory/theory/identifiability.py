@@ -34,6 +34,7 @@ from jaxtyping import Array, Float
 
 from moe_theory.theory.exact import split_is_exact
 from moe_theory.theory.families import AbstractSet, SoftmaxSet
+from moe_theory.theory.frozen_cells import FrozenMargin, frozen_margin
 from moe_theory.theory.laws import Prediction
 from moe_theory.theory.margins import (
     Cell,
@@ -85,6 +86,7 @@ class CellVerdict(NamedTuple):
         blame: largest first.
         reason: what gate and output do along the blamed blocks.
         exact: blocks whose splits were confirmed to be invisible in rational arithmetic.
+        larger: the same split with one atom more, where it shows at a finite order; more atoms may hide it better.
     """
 
     cell: Cell
@@ -94,6 +96,7 @@ class CellVerdict(NamedTuple):
     blame: tuple[Blame, ...]
     reason: str
     exact: tuple[str, ...]
+    larger: Visibility | None = None
 
     def law(self, atoms: int) -> Prediction | None:
         """Predicted law of the atoms in a cell of so many; None where the margin is undecided."""
@@ -103,7 +106,8 @@ class CellVerdict(NamedTuple):
         if self.second.decision == "positive" or fewest is None or atoms < fewest:
             return Prediction("power", -0.25)
         assert self.visibility is not None
-        return law_of(self.visibility) if atoms >= self.visibility.atoms[0] else None
+        known = [each for each in (self.larger, self.visibility) if each is not None and each.atoms[0] <= atoms]
+        return law_of(known[0]) if known else None
 
 
 def law_of(seen: Visibility) -> Prediction | None:
@@ -140,12 +144,14 @@ class Identifiability(NamedTuple):
         cells: every true atom.
         together: all of them at once.
         common_gauge: combinations of several atoms' motions that change nothing, in words.
+        frozen: margin of one fitted atom in a frozen atom's cell; None where none comes near.
     """
 
     first: FirstOrder
     cells: tuple[CellVerdict, ...]
     together: Together
     common_gauge: tuple[GaugePart, ...]
+    frozen: FrozenMargin | None = None
 
     @property
     def exact(self) -> Prediction:
@@ -168,7 +174,7 @@ class Identifiability(NamedTuple):
             return Prediction("power", -0.25)
         if self.together.visibility is not None:
             return law_of(self.together.visibility)
-        alone = [each.law(each.visibility.atoms[0]) for each in self.cells if each.visibility is not None]
+        alone = [law_of(each.visibility) for each in self.cells if each.visibility is not None]
         if any(law is not None and law.kind == "no-power" for law in alone):
             return Prediction("no-power")
         return None
@@ -197,17 +203,21 @@ def identify(mixture: Mixture, look: bool = True) -> Identifiability:
     verdicts = []
     for cell in cells:
         second = second_order(first, [cell])
-        seen = None
+        seen = larger = None
         if second.decision == "zero" and look:
             assert second.fewest is not None
-            seen = followed(mixture, split_of([cell], second.limited[second.fewest].factors))
+            split = split_of([cell], second.limited[second.fewest].factors)
+            seen = followed(mixture, split)
+            if seen.is_clear and not seen.is_invisible:
+                larger = followed(mixture, split, seen.atoms[0] + 1)
         own = mixture[cell.place]
         blame = blame_of(own, cell, second)
         exact = exact_blocks(own, cell) if seen is not None and seen.is_invisible else ()
         reason = reason_of(own, cell, second, blame)
-        verdicts.append(CellVerdict(cell, second, seen, gauge_of(own, cell), blame, reason, exact))
+        verdicts.append(CellVerdict(cell, second, seen, gauge_of(own, cell), blame, reason, exact, larger))
     together = together_of(mixture, first, cells, [each.second for each in verdicts], look)
-    return Identifiability(first, tuple(verdicts), together, common_gauge_of(mixture, first))
+    common = common_gauge_of(mixture, first)
+    return Identifiability(first, tuple(verdicts), together, common, frozen_margin(mixture, first))
 
 
 def together_of(

@@ -208,12 +208,12 @@ def split_of(cells: Sequence[Cell], factors: Sequence[Float[np.ndarray, "_ _"]])
     return Split(tuple(cells[number] for number in kept), tuple(factors[number] for number in kept))
 
 
-def followed(mixture: Mixture, split: Split) -> Visibility:
-    """``visibility`` of the fewest atoms for which it is clear; of as few as the margin asks for if it never is."""
-    first = visibility(mixture, split)
+def followed(mixture: Mixture, split: Split, atoms: int | None = None) -> Visibility:
+    """``visibility`` of the fewest atoms, from ``atoms`` on, for which it is clear; of so many if it never is."""
+    first = visibility(mixture, split, atoms)
     if first.is_clear:
         return first
-    again = visibility(mixture, split, starts=MORE_STARTS, iterations=MORE_ITERATIONS)
+    again = visibility(mixture, split, atoms, starts=MORE_STARTS, iterations=MORE_ITERATIONS)
     if again.is_clear or len(split.factors) > 1:
         return again
     for more in range(1, MORE_ATOMS + 1):

@@ -135,6 +135,8 @@ def test_location_and_variance_hide_a_split_of_the_location():
     assert second.decision == "zero"
     assert second.fewest == 2
     np.testing.assert_allclose(second.null[0], np.diag([1.0, 0.0]), atol=1e-6)
+    found = identify(mixture)
+    assert [found.law(atoms) for atoms in (2, 3)] == [Prediction("power", -0.125), Prediction("power", -1.0 / 12.0)]
 
 
 KNOWN = {
