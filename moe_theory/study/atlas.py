@@ -22,7 +22,7 @@ from moe_theory.study.spec import ProblemSpec, specification_hash, specify
 from moe_theory.study.sweep import default_workers, one_thread
 from moe_theory.study.tables import aligned
 
-ATLAS_REVISION = 1
+ATLAS_REVISION = 2
 """Raised by hand whenever a change of the code changes what a kept cell holds."""
 
 
@@ -158,8 +158,8 @@ def certified_cell(place: Place) -> dict[str, Any]:
     from moe_theory.precision import enable_x64
     from moe_theory.study.identification import Certified
     from moe_theory.study.problem import build
-    from moe_theory.theory.families import mixture_of
     from moe_theory.theory.identifiability import identify
+    from moe_theory.theory.registered_families import mixture_of
 
     enable_x64()
     begun = time.monotonic()
@@ -213,7 +213,8 @@ def law_words(row: Mapping[str, Any]) -> str:
         return "singular truth"
     two, three, every = (row[f"{name}_law"] for name in ("two_atoms", "three_atoms", "all_cells"))
     if two != three:
-        return f"{two}; 3 atoms: {three}"
+        more = "; more: no power law" if three == "undecided" and every == "no power law" else ""
+        return f"{two}; 3 atoms: {three}{more}"
     if two == "n^-0.25" and every != two:
         fewest = row["fewest_atoms_at_zero"]
         return f"{two}; {every} from {fewest:.0f} atoms" if pd.notna(fewest) else f"{two}; all cells: {every}"

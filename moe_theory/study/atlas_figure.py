@@ -18,7 +18,7 @@ KINDS = {
     "slow": ("#D55E00", "no rate: an invisible split"),
     "small cells": ("#E69F00", "$n^{-1/4}$ below so many atoms in a cell, no rate from there on"),
     "open": ("#F0E442", "$n^{-1/4}$ below so many atoms in a cell, open from there on"),
-    "together": ("#56B4E9", "$n^{-1/4}$ for one cell alone; joint margin of all cells zero"),
+    "together": ("#56B4E9", "$n^{-1/4}$ for one cell alone, no rate if all are over-fitted at once"),
     "slower": ("#CC79A7", "margin zero for two atoms: a slower power, or open"),
     "undecided": ("#BBBBBB", "undecided"),
 }
@@ -38,7 +38,7 @@ def kind_of(row: Mapping[str, Any]) -> str:
     if row["all_cells_law"] == "n^-0.25":
         return "positive"
     if row["decision"] != "zero":
-        return "together" if row["together_decision"] == "zero" else "undecided"
+        return "together" if row["all_cells_law"] == "no power law" else "undecided"
     return "small cells" if row["all_cells_law"] == "no power law" else "open"
 
 
@@ -69,7 +69,7 @@ def atlas_figure(atlas: pd.DataFrame, path_stem: str | Path, provenance: Mapping
         axes[0].set_yticks(range(len(systems)), [f"{name}  ({shared[name]})" for name in systems])
         handles = [Patch(color=_green((low * high) ** 0.5, shades), label=POSITIVE)]
         handles += [Patch(color=color, label=words) for kind, (color, words) in KINDS.items() if kind in counts]
-        figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=6.5)
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=6.5, borderpad=0.6)
         described = {"cells": {str(kind): int(count) for kind, count in counts.items()}}
         return save_figure(figure, path_stem, rows, described, provenance)
 

@@ -31,7 +31,7 @@ COMPARED = ("D_12", "function_error", "overfitted_error")
 """Columns for the panels of `comparison_figure`."""
 BOUND = "two-point lower bound"
 """What the CSV calls a panel's bound."""
-_KEY = "Marker: median (or mean, where said); band: quartiles; line: fitted law; numbers: exponent [95 % interval]"
+_KEY = "Marker: median (or mean, where said); band: quartiles; line: law; numbers: exponent [95 % interval]"
 
 
 def claim_figure(

@@ -19,12 +19,14 @@ from moe_theory.study.witnesses import keep
 from moe_theory.theory.adapted_families import adapted_mixture
 from moe_theory.theory.claims import CLAIMS
 from moe_theory.theory.envelope import Modulus
-from moe_theory.theory.families import mixture_of
+from moe_theory.theory.frozen_cells import FrozenMargin
 from moe_theory.theory.identifiability import CellVerdict, Identifiability, identify
 from moe_theory.theory.laws import Prediction
 from moe_theory.theory.margins import POSITIVE, RELATIVE_ZERO, Mixture
 from moe_theory.theory.modulus import modulus
+from moe_theory.theory.registered_families import mixture_of
 from moe_theory.theory.truths import Path, Spread, margins_of, path_towards
+from moe_theory.theory.visibility import Visibility
 
 DEFAULTS = {
     "lora": "lora-over", "replora": "replora-linear-over", "dora": "dora-over", "doran": "doran-over",
@@ -82,7 +84,8 @@ class Certified:
             "gauge": [part._asdict() for part in (*worst.gauge, *self.found.common_gauge)],
             "second_order_margin": worst.second.minimum.value if worst.second.decision != "zero" else 0.0,
             "second_order": [_cell_json(each) for each in self.found.cells],
-            "all_cells_at_once": self.found.together._asdict(),
+            "all_cells_at_once": _together_json(self.found),
+            "frozen_cell": None if self.found.frozen is None else self.found.frozen._asdict(),
             "visibility": _visibility_words(worst),
             "exact_arithmetic": list(worst.exact),
             "predicted": {
@@ -118,6 +121,7 @@ class Certified:
             ("gauge", f"{self.found.gauge_dimension} dimensions; each atom: {gauge}; common: {common}"),
             *(("second-order margin" if i == 0 else "", _cell_words(each)) for i, each in enumerate(self.found.cells)),
             ("", f"all cells at once: {_together_words(self.found)}"),
+            *([] if self.found.frozen is None else [("frozen atom's cell", _frozen_words(self.found.frozen))]),
             ("visibility", _visibility_words(worst)),
             *(("", f"exact arithmetic: every split of {name} alone is invisible") for name in worst.exact),
             ("predicted", f"number of atoms known: {_law_words(self.found.exact)}"),
@@ -248,6 +252,14 @@ def _place(each: CellVerdict) -> str:
     return f"atom {each.cell.atom + 1}" + (f" of head {each.cell.place + 1}" if each.cell.place else "")
 
 
+def _together_json(found: Identifiability) -> dict[str, Any]:
+    together = found.together
+    return {
+        "decision": together.decision, "value": together.value, "lower": together.lower, "shares": together.shares,
+        "words": _together_words(found),
+    }  # fmt: skip
+
+
 def _together_words(found: Identifiability) -> str:
     """The joint margin, and which cells the minimiser splits."""
     together = found.together
@@ -257,8 +269,16 @@ def _together_words(found: Identifiability) -> str:
         return f"positive, {bounds}; minimiser by atom: {shares}"
     if max(together.shares) == 1.0:
         return f"{together.decision}, because that of {_place(found.cells[together.shares.index(1.0)])} is"
-    alone = "although that of every atom is positive: the split is not followed"
-    return f"{together.decision} ({together.value:.1g}) {alone}"
+    alone = f"{together.decision} ({together.value:.1g}) although that of every atom is positive"
+    return f"{alone}; {_seen_words(together.visibility)}" if together.visibility is not None else alone
+
+
+def _frozen_words(found: FrozenMargin) -> str:
+    if found.decision == "positive":
+        return f"one fitted atom: first-order margin at least {found.lower:.3g}, n^-0.5"
+    if found.decision == "zero":
+        return "one fitted atom: first-order margin 0, the others undo a motion of it: slower than n^-0.5"
+    return f"one fitted atom: first-order margin undecided, at most {found.upper:.3g}"
 
 
 def _visibility_words(each: CellVerdict) -> str:
@@ -266,13 +286,19 @@ def _visibility_words(each: CellVerdict) -> str:
         return "order 2: a split shows at second order"
     if each.visibility is None:
         return "not looked at: the margin is undecided"
-    seen = each.visibility
+    return _seen_words(each.visibility)
+
+
+def _seen_words(seen: Visibility) -> str:
+    """Into how many parts, and how far it shows."""
+    into = " and ".join(f"{count}" for count in seen.atoms)
     reach = f"amplitudes {seen.amplitudes[-1]:.2g} to {seen.amplitudes[0]:.2g}"
     if seen.is_invisible:
-        return f"invisible: split into {seen.atoms}, f moves by {np.max(seen.distances):.1g} or less at {reach} of phi"
-    if seen.even_order is None or seen.even_order <= 2:
-        return f"unclear: split into {seen.atoms}, distances {seen.distances} at {reach}"
-    return f"order {seen.even_order} (measured {seen.order:.2f}): split into {seen.atoms}, {reach}"
+        moves = float(seen.distances[seen.amplitudes == seen.hidden_at][0])
+        return f"invisible: split into {into}, f moves by {moves:.1g} at amplitude {seen.hidden_at:.2g} of phi"
+    if not seen.is_clear:
+        return f"unclear: split into {into}, distances {seen.distances} at {reach}"
+    return f"order {seen.even_order} (measured {seen.order:.2f}): split into {into}, {reach}"
 
 
 def problem_of(model: str, changes: Mapping[str, Any]) -> ProblemSpec:

@@ -20,10 +20,11 @@ from moe_theory.estimation.objective import mix
 from moe_theory.estimation.space import Chart, joined
 from moe_theory.study.problem import Setup
 from moe_theory.theory.envelope import INVISIBLE
-from moe_theory.theory.families import mixture_of
 from moe_theory.theory.margins import cells_of, first_order, null_split
-from moe_theory.theory.visibility import hidden_measures
+from moe_theory.theory.registered_families import mixture_of
+from moe_theory.theory.visibility import hidden_measures, split_of
 from moe_theory.theory.voronoi import effective_losses
+from moe_theory.threads import one_blas_thread
 
 
 def moves(
@@ -40,6 +41,7 @@ def moves(
     return np.asarray(distances), np.asarray(losses)
 
 
+@one_blas_thread
 def farthest_invisible(
     setup: Setup, chart: Chart, known: Float[np.ndarray, "points z"]
 ) -> Float[np.ndarray, " z"] | None:
@@ -70,7 +72,7 @@ def _splits(setup: Setup, chart: Chart) -> Iterator[Float[np.ndarray, " z"]]:
         factor = null_split(first, cell, spare + 1)
         if factor is None:
             continue
-        for sets in hidden_measures(mixture, cell, factor):
+        for sets in hidden_measures(mixture, split_of([cell], [factor])):
             z = np.concatenate([_filled(chart, *map(np.asarray, own)) for own in sets])
             if float(jnp.min(chart.slacks(jnp.asarray(z)))) > LEAST_SLACK:
                 yield z

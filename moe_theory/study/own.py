@@ -35,9 +35,9 @@ from moe_theory.study.spec import SweepSpec, specify
 from moe_theory.study.tables import verdict_table
 from moe_theory.theory.claim import Claim, Measure
 from moe_theory.theory.claims import AS_GOOD, HALF, NO_POWER, OVER_FROM
-from moe_theory.theory.families import user_mixture
 from moe_theory.theory.identifiability import Identifiability, identify
 from moe_theory.theory.laws import Prediction
+from moe_theory.theory.user_families import user_mixture
 
 POINTS = 128
 """Support points where only their dimension is given."""

@@ -18,6 +18,7 @@ from moe_theory.study.progress import Progress
 from moe_theory.study.spec import SweepSpec, problem_hash, revise
 from moe_theory.study.store import CellKey, Store
 from moe_theory.theory.claims import Claim, claim_named
+from moe_theory.threads import keep_one_blas_thread
 
 CELL = 16
 """Replications per stored cell: small enough that a kill costs little, large enough to keep the blocks full."""
@@ -191,6 +192,7 @@ def one_thread() -> None:
     if "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         os.environ["NPROC"] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    keep_one_blas_thread()
 
 
 def _work(tasks: list[Task], root: Path, shared: Shared) -> None:

@@ -7,12 +7,13 @@ A mixture is a sum of sets of atoms. Of every set the theory needs (theory secti
     coordinates   phi(theta), in which motions are measured
 
 with everything divided by sqrt(M), so that Euclidean norms are norms of L2(mu). A flat model, and one whose heads share
-their atoms, is one set; heads with atoms of their own are a set each, and their f add up. A user's own model is a
-function F(x, atom) -> (score, output), or a density p(x, atom). Parameters are flat vectors with named blocks.
+their atoms, is one set; heads with atoms of their own are a set each, and their f add up. Parameters are flat vectors
+with named blocks. Here is what all sets have in common; where their atoms come from is told in ``registered_families``
+(adapters under a gate), ``adapted_families`` (the same as densities) and ``user_families`` (functions of a user).
 """
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -23,12 +24,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from moe_theory.errors import InputError
-from moe_theory.estimation.objective import HeadedDesign
-from moe_theory.models.hierarchy import HierarchicalModel, as_hierarchical
-from moe_theory.models.measure import MixingMeasure
-from moe_theory.models.regression import Design, RegressionModel
-from moe_theory.theory.voronoi import Points, effective_losses, losses
+from moe_theory.theory.voronoi import Points, losses
 
 SYMBOLS = {
     "query_left": "B_Q", "query_right": "A_Q", "value_left": "B_V", "value_right": "A_V", "left": "B", "right": "A",
@@ -122,10 +118,11 @@ Flat = tuple[Float[Array, " _"], Float[Array, "_ q"], Float[Array, " c"]]
 def points_of(coordinates: Callable[[Array, Array], Array], measure: Flat) -> Points:
     """Atoms in coordinates, for losses."""
     weights, atoms, common = measure
-    return _points(weights, jax.vmap(coordinates, (0, None))(atoms, common))
+    return weighted_points(weights, jax.vmap(coordinates, (0, None))(atoms, common))
 
 
-def _points(weights: Float[Array, " k"], phi: Float[Array, "k e"]) -> Points:
+def weighted_points(weights: Float[Array, " k"], phi: Float[Array, "k e"]) -> Points:
+    """Points without a query block."""
     return Points(jnp.zeros((phi.shape[0], 0)), phi, weights)
 
 
@@ -252,240 +249,8 @@ class LinearSet(AbstractSet):
         """D_12 in theta; weights of a density have a scale of their own and no frozen ones beside them."""
         fitted, true = (weights, atoms, common), (self.weights, self.atoms, self.common)
         points = points_of(self.coordinates, fitted), points_of(self.coordinates, true)
-        return losses(*points, _points(jnp.zeros(0), points[1].value[:0]), False).d_12
+        return losses(*points, weighted_points(jnp.zeros(0), points[1].value[:0]), False).d_12
 
     def coordinates(self, atom: Float[Array, " q"], common: Float[Array, " c"]) -> Float[Array, " e"]:
         """theta itself."""
         return atom
-
-
-class ModelView(AbstractView):
-    """One set of atoms of a registered model.
-
-    Attributes:
-        model: of one head, or of heads that share their atoms.
-        score_features, output_features: of every head.
-        example: one atom and the common parameters; their structure is all that counts.
-    """
-
-    model: RegressionModel | HierarchicalModel
-    score_features: Float[Array, "H M s1"]
-    output_features: Float[Array, "H M v"]
-    example: Any
-
-    def _tree(self, atom: Array, common: Array) -> tuple[Any, Any]:
-        return ravel_pytree(self.example[0])[1](atom), ravel_pytree(self.example[1])[1](common)
-
-    def seen(
-        self, atom: Float[Array, " q"], common: Float[Array, " c"]
-    ) -> tuple[Float[Array, "H M"], Float[Array, "H d_v M"]]:
-        """Coefficients times features."""
-        score, output = self.coefficients(atom, common)
-        scores = jnp.einsum("hms,hs->hm", self.score_features[..., 1:], score)
-        return scores, jnp.einsum("hov,hmv->hom", output, self.output_features)
-
-    def coefficients(
-        self, atom: Float[Array, " q"], common: Float[Array, " c"]
-    ) -> tuple[Float[Array, "H s"], Float[Array, "H d_v v"]]:
-        """Score and output as coefficients of the features: all that f_G sees of the atom."""
-        one, shared = self._tree(atom, common)
-        alone = MixingMeasure(jnp.zeros(1), jax.tree.map(lambda leaf: leaf[None], one), shared)
-        seen = as_hierarchical(self.model).coefficients(alone)
-        return seen.score[:, 0], seen.output[:, 0]
-
-    def loss(self, fitted: Flat, true: Flat, frozen: tuple[Float[Array, "H f M"], Float[Array, "H f d_v M"]]) -> Array:
-        """D_12 in effective coordinates; the model knows its frozen atoms."""
-        return effective_losses(self.model, self._measure(fitted), self._measure(true)).d_12
-
-    def _measure(self, flat: Flat) -> MixingMeasure:
-        weights, atoms, common = flat
-        tree = jax.vmap(ravel_pytree(self.example[0])[1])(atoms)
-        return MixingMeasure(jnp.log(weights), tree, ravel_pytree(self.example[1])[1](common))
-
-    def coordinates(self, atom: Float[Array, " q"], common: Float[Array, " c"]) -> Float[Array, " e"]:
-        """Effective coordinates (theory section 2)."""
-        return jnp.concatenate(self.model.effective(self.model.update(*self._tree(atom, common))))
-
-    def known_gauge(
-        self, atom: Float[Array, " q"], common: Float[Array, " c"]
-    ) -> tuple[tuple[str, Float[Array, "_ q"]], ...]:
-        """GL(r) of the products, and what else the gate is known not to see."""
-        one, _ = self._tree(atom, common)
-        flat = jax.vmap(lambda tangent: ravel_pytree(tangent)[0])
-        known = [("GL(r) of the low-rank products", flat(self.model.adapter.orbit(one)))]
-        if isinstance(self.model, RegressionModel):
-            symmetries = flat(self.model.adapter.gauge(one, self.model.gate))
-            known.append(("symmetries of the gate's score in the query product", symmetries))
-        return tuple(known)
-
-
-class FunctionView(AbstractView):
-    """A user's model F(x, atom) -> (score, output).
-
-    Attributes:
-        function: of one input and one atom.
-        support: inputs.
-        example: one atom; its structure is all that counts.
-    """
-
-    function: Callable[[Any, Any], tuple[Any, Any]] = eqx.field(static=True)
-    support: Float[Array, "M d"]
-    example: Any
-
-    def seen(
-        self, atom: Float[Array, " q"], common: Float[Array, " c"]
-    ) -> tuple[Float[Array, "H M"], Float[Array, "H d_v M"]]:
-        """F at the support points."""
-        one = ravel_pytree(self.example)[1](atom)
-        score, output = jax.vmap(lambda x: self.function(x, one))(self.support)
-        return score.reshape(1, -1), output.reshape(self.support.shape[0], -1).T[None]
-
-    def coordinates(self, atom: Float[Array, " q"], common: Float[Array, " c"]) -> Float[Array, " e"]:
-        """The score up to a constant, which the weight repeats, and the output, as functions in L2(mu)."""
-        return self._coordinates(*self.seen(atom, common))
-
-    def _coordinates(self, score: Float[Array, "H M"], output: Float[Array, "H d_v M"]) -> Float[Array, " e"]:
-        each = [(score - jnp.mean(score)).reshape(-1), output.reshape(-1)]
-        return jnp.concatenate(each) / jnp.sqrt(1.0 * self.support.shape[0])
-
-    def loss(self, fitted: Flat, true: Flat, frozen: tuple[Float[Array, "H f M"], Float[Array, "H f d_v M"]]) -> Array:
-        """D_12 in these coordinates; frozen atoms have weight 1, and without one the weights have no scale."""
-        count = frozen[0].shape[1]
-        held = _points(jnp.ones(count), jax.vmap(self._coordinates, 1)(*frozen))
-        points = points_of(self.coordinates, fitted), points_of(self.coordinates, true)
-        return losses(*points, held, count == 0).d_12
-
-    def known_gauge(
-        self, atom: Float[Array, " q"], common: Float[Array, " c"]
-    ) -> tuple[tuple[str, Float[Array, "_ q"]], ...]:
-        """None."""
-        return ()
-
-
-def mixture_of(
-    model: RegressionModel | HierarchicalModel, truth: MixingMeasure, design: Design | HeadedDesign
-) -> tuple[SoftmaxSet, ...]:
-    """A registered model at a truth, its factors balanced: one set, or one per head with atoms of its own.
-
-    Raises:
-        InputError: for shared atoms with weights of their own in every head.
-    """
-    if isinstance(model, HierarchicalModel) and model.own_weights:
-        raise InputError("margins need one weight per atom: use shared weights (own_weights=False)")
-    if not isinstance(model, HierarchicalModel) or model.shared_atoms:
-        headed = as_hierarchical(model)
-        features = design.heads if isinstance(design, HeadedDesign) else jax.tree.map(lambda leaf: leaf[None], design)
-        return (_set_of(model, truth, features, headed.outputs),)
-    assert isinstance(design, HeadedDesign)
-    sets = []
-    for place in range(model.count):
-        head, own, features = jax.tree.map(
-            lambda leaf, at=place: leaf[at], (model.heads, truth, design.heads)
-        )  # fmt: skip
-        features = jax.tree.map(lambda leaf: leaf[None], features)
-        sets.append(_set_of(head, own, features, model.outputs[place : place + 1]))
-    return tuple(sets)
-
-
-def _set_of(
-    model: RegressionModel | HierarchicalModel, truth: MixingMeasure, design: Design, outputs: Float[Array, "H o v"]
-) -> SoftmaxSet:
-    atoms = jax.vmap(model.adapter.balance)(truth.atoms)
-    example = jax.tree.map(lambda leaf: leaf[0], atoms), truth.common
-    return SoftmaxSet(
-        weights=jnp.exp(truth.log_weights),
-        atoms=jax.vmap(lambda atom: ravel_pytree(atom)[0])(atoms),
-        common=jnp.asarray(ravel_pytree(truth.common)[0], jnp.float64),
-        blocks=blocks_of(example[0]),
-        common_blocks=blocks_of(truth.common),
-        view=ModelView(model, design.score, design.output, example),
-        frozen_logits=design.frozen_logits,
-        frozen_outputs=design.frozen_outputs,
-        outputs=outputs,
-    )
-
-
-def user_mixture(
-    function: Callable[[Any, Any], tuple[Any, Any]],
-    atoms: Sequence[Any],
-    support: Float[np.ndarray, "M d"],
-    weights: Sequence[float] | None = None,
-    frozen: Sequence[Any] = (),
-) -> tuple[SoftmaxSet, ...]:
-    """A user's mixture of experts f_G(x) = sum_i softmax_i(c_i + s(x; theta_i)) h(x; theta_i).
-
-    Args:
-        function: F(x, atom) -> (score, output), for one input and one atom (any pytree of float64 arrays).
-        atoms: the true atoms.
-        support: points that mu is uniform on; at least as many as there are parameters.
-        weights: exp(c_i); all 1 where not given.
-        frozen: known atoms of weight 1 that anchor the softmax, of the atoms' structure.
-
-    Raises:
-        InputError: without atoms, or for weights that do not fit or are not positive.
-    """
-    own = _checked_weights(atoms, weights)
-    view = FunctionView(function, jnp.asarray(support), atoms[0])
-    nothing = jnp.zeros(0)
-    flat = jnp.stack([ravel_pytree(atom)[0] for atom in atoms])
-    score, output = view.seen(flat[0], nothing)
-    held = [view.seen(ravel_pytree(atom)[0], nothing) for atom in frozen]
-    logits = [score for score, _ in held] or [score[:0]]
-    outputs = [output for _, output in held]
-    return (
-        SoftmaxSet(
-            weights=own, atoms=flat, common=nothing, blocks=blocks_of(atoms[0]), common_blocks=blocks_of(()), view=view,
-            frozen_logits=jnp.concatenate(logits)[None],
-            frozen_outputs=jnp.concatenate(outputs)[None] if outputs else jnp.zeros((1, 0, *output.shape[1:])),
-            outputs=jnp.eye(output.shape[1])[None],
-        ),
-    )  # fmt: skip
-
-
-def density_mixture(
-    density: Callable[[Any, Any], Any],
-    atoms: Sequence[Any],
-    grid: Float[np.ndarray, "points d"],
-    volume: float,
-    weights: Sequence[float],
-) -> tuple[LinearSet, ...]:
-    """A mixture of densities p_G = sum_i w_i p(x; theta_i), measured in units of its own noise.
-
-    Distances are ||(p_G - p_{G*}) / sqrt(p_{G*})|| of L2(dx): at small distances n times its square is twice the
-    log-likelihood ratio, which puts densities on the scale of regression with sigma = 1.
-
-    Args:
-        density: p(x, atom) at one point.
-        atoms: the true atoms.
-        grid: points on which sums stand for integrals.
-        volume: of the cell around each.
-        weights: w_i.
-
-    Raises:
-        InputError: without atoms, or for weights that do not fit or are not positive.
-    """
-    own = _checked_weights(atoms, weights)
-    points = jnp.asarray(grid)
-
-    def on_grid(atom: Any) -> Array:
-        return jax.vmap(lambda x: density(x, atom))(points)
-
-    true = sum(weight * on_grid(atom) for weight, atom in zip(np.asarray(own), atoms, strict=True))
-    floor = 1e-300
-    scale = jnp.sqrt(volume / jnp.maximum(jnp.asarray(true), floor)) * (jnp.asarray(true) > floor)
-    flat = jnp.stack([ravel_pytree(atom)[0] for atom in atoms])
-    return (
-        LinearSet(
-            weights=own, atoms=flat, common=jnp.zeros(0), blocks=blocks_of(atoms[0]), common_blocks=blocks_of(()),
-            function=on_grid, scale=scale, example=atoms[0],
-        ),
-    )  # fmt: skip
-
-
-def _checked_weights(atoms: Sequence[Any], weights: Sequence[float] | None) -> Float[Array, " k"]:
-    if not atoms:
-        raise InputError("a mixture needs at least one true atom: give them as a sequence of pytrees")
-    own = jnp.ones(len(atoms)) if weights is None else jnp.asarray(weights, jnp.float64)
-    if own.shape != (len(atoms),) or not bool(jnp.all(own > 0)):
-        raise InputError(f"weights must be {len(atoms)} positive numbers, one per atom, got {weights!r}")
-    return own

@@ -6,7 +6,8 @@ Everything here is a statement about one truth, made without a sample: theory se
     a cell of m atoms         n^-1/4       if the second-order margin (for m atoms) is positive
                               n^-1/(2q)    if it is zero and the split shows at order q
                               no rate      if the split is invisible
-    several cells at once     n^-1/4       if their joint margin is positive
+    several cells at once     n^-1/4       if their joint margin is positive; otherwise as for one cell, of the joint
+                                           split
 
 *Several cells at once.* Let k_fit be any number and G -> G*, with atoms i of weights w_i in cell j, mean motion b_j and
 S_j = sum_i w_i (theta_i - theta*_j)(theta_i - theta*_j)'. Then
@@ -32,7 +33,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from moe_theory.theory.exact import split_is_exact
-from moe_theory.theory.families import AbstractSet, ModelView, SoftmaxSet
+from moe_theory.theory.families import AbstractSet, SoftmaxSet
+from moe_theory.theory.frozen_cells import FrozenMargin, frozen_margin
 from moe_theory.theory.laws import Prediction
 from moe_theory.theory.margins import (
     Cell,
@@ -45,7 +47,9 @@ from moe_theory.theory.margins import (
     first_order,
     second_order,
 )
-from moe_theory.theory.visibility import Visibility, visibility
+from moe_theory.theory.registered_families import ModelView
+from moe_theory.theory.visibility import Visibility, followed, split_of
+from moe_theory.threads import one_blas_thread
 
 JOINT_STARTS = 4
 """Starts of the joint problem, which is convex: they choose only where it begins."""
@@ -77,11 +81,12 @@ class CellVerdict(NamedTuple):
 
     Attributes:
         cell, second: the atom and its second-order margin.
-        visibility: of the split, where the margin is zero; None otherwise.
+        visibility: of the split, where the margin is zero, of as few atoms as it is clear for; None otherwise.
         gauge: of the atom.
         blame: largest first.
         reason: what gate and output do along the blamed blocks.
         exact: blocks whose splits were confirmed to be invisible in rational arithmetic.
+        larger: the same split with one atom more, where it shows at a finite order; more atoms may hide it better.
     """
 
     cell: Cell
@@ -91,6 +96,7 @@ class CellVerdict(NamedTuple):
     blame: tuple[Blame, ...]
     reason: str
     exact: tuple[str, ...]
+    larger: Visibility | None = None
 
     def law(self, atoms: int) -> Prediction | None:
         """Predicted law of the atoms in a cell of so many; None where the margin is undecided."""
@@ -100,11 +106,16 @@ class CellVerdict(NamedTuple):
         if self.second.decision == "positive" or fewest is None or atoms < fewest:
             return Prediction("power", -0.25)
         assert self.visibility is not None
-        if self.visibility.is_invisible:
-            return Prediction("no-power")
-        order = self.visibility.even_order
-        # A margin of zero shows beyond order two: where the search saw two, it did not find the split.
-        return None if order is None or order <= 2 else Prediction("power", -0.5 / order)
+        known = [each for each in (self.larger, self.visibility) if each is not None and each.atoms[0] <= atoms]
+        return law_of(known[0]) if known else None
+
+
+def law_of(seen: Visibility) -> Prediction | None:
+    """The law of a split of margin zero; None where the search did not find the best one."""
+    if seen.is_invisible:
+        return Prediction("no-power")
+    order = seen.even_order
+    return Prediction("power", -0.5 / order) if seen.is_clear and order is not None else None
 
 
 class Together(NamedTuple):
@@ -115,12 +126,14 @@ class Together(NamedTuple):
         value: least distance that was found.
         lower: certified lower bound, for any numbers of atoms in the cells.
         shares: trace S_j of the minimiser, by true atom; they add up to 1.
+        visibility: of the joint split, where this margin is zero and that of no single atom is; None otherwise.
     """
 
     decision: Decision
     value: float
     lower: float
     shares: tuple[float, ...]
+    visibility: Visibility | None = None
 
 
 class Identifiability(NamedTuple):
@@ -131,12 +144,14 @@ class Identifiability(NamedTuple):
         cells: every true atom.
         together: all of them at once.
         common_gauge: combinations of several atoms' motions that change nothing, in words.
+        frozen: margin of one fitted atom in a frozen atom's cell; None where none comes near.
     """
 
     first: FirstOrder
     cells: tuple[CellVerdict, ...]
     together: Together
     common_gauge: tuple[GaugePart, ...]
+    frozen: FrozenMargin | None = None
 
     @property
     def exact(self) -> Prediction:
@@ -157,7 +172,9 @@ class Identifiability(NamedTuple):
         """Law of the slowest cell where all may be over-fitted at once, by any number of atoms; None: undecided."""
         if self.together.decision == "positive":
             return Prediction("power", -0.25)
-        alone = [each.law(each.second.fewest) for each in self.cells if each.second.fewest is not None]
+        if self.together.visibility is not None:
+            return law_of(self.together.visibility)
+        alone = [law_of(each.visibility) for each in self.cells if each.visibility is not None]
         if any(law is not None and law.kind == "no-power" for law in alone):
             return Prediction("no-power")
         return None
@@ -174,6 +191,7 @@ class Identifiability(NamedTuple):
         return own + self.first.generic_nullity
 
 
+@one_blas_thread
 def identify(mixture: Mixture, look: bool = True) -> Identifiability:
     """Margins, visibility, laws and blame of a mixture.
 
@@ -185,26 +203,33 @@ def identify(mixture: Mixture, look: bool = True) -> Identifiability:
     verdicts = []
     for cell in cells:
         second = second_order(first, [cell])
-        seen = None
+        seen = larger = None
         if second.decision == "zero" and look:
             assert second.fewest is not None
-            seen = visibility(mixture, cell, second.limited[second.fewest].factors[0])
+            split = split_of([cell], second.limited[second.fewest].factors)
+            seen = followed(mixture, split)
+            if seen.is_clear and not seen.is_invisible:
+                larger = followed(mixture, split, seen.atoms[0] + 1)
         own = mixture[cell.place]
         blame = blame_of(own, cell, second)
         exact = exact_blocks(own, cell) if seen is not None and seen.is_invisible else ()
         reason = reason_of(own, cell, second, blame)
-        verdicts.append(CellVerdict(cell, second, seen, gauge_of(own, cell), blame, reason, exact))
-    together = together_of(first, cells, [each.second for each in verdicts])
-    return Identifiability(first, tuple(verdicts), together, common_gauge_of(mixture, first))
+        verdicts.append(CellVerdict(cell, second, seen, gauge_of(own, cell), blame, reason, exact, larger))
+    together = together_of(mixture, first, cells, [each.second for each in verdicts], look)
+    common = common_gauge_of(mixture, first)
+    return Identifiability(first, tuple(verdicts), together, common, frozen_margin(mixture, first))
 
 
-def together_of(first: FirstOrder, cells: Sequence[Cell], alone: Sequence[SecondOrder]) -> Together:
+def together_of(
+    mixture: Mixture, first: FirstOrder, cells: Sequence[Cell], alone: Sequence[SecondOrder], look: bool = True
+) -> Together:
     """The joint second-order margin; where one cell's own is zero or undecided, that cell decides.
 
     Args:
-        first: of the whole mixture.
+        mixture, first: the whole.
         cells: all of them.
         alone: the second-order margin of each.
+        look: follow the joint split where only the joint margin is zero.
     """
     least = min(range(len(cells)), key=lambda number: alone[number].minimum.value)
     by_one = [number for number, each in enumerate(alone) if each.decision == "zero"] or [
@@ -216,7 +241,10 @@ def together_of(first: FirstOrder, cells: Sequence[Cell], alone: Sequence[Second
         return Together(alone[place].decision, alone[place].minimum.value, alone[place].minimum.lower, shares)
     joint = second_order(first, cells, JOINT_STARTS)
     shares = tuple(float(np.trace(own)) for own in joint.minimum.matrices)
-    return Together(joint.decision, joint.minimum.value, joint.minimum.lower, shares)
+    seen = None
+    if joint.fewest is not None and joint.decision == "zero" and look:
+        seen = followed(mixture, split_of(cells, joint.limited[joint.fewest].factors))
+    return Together(joint.decision, joint.minimum.value, joint.minimum.lower, shares, seen)
 
 
 def _inside(space: Float[np.ndarray, "n g"], vectors: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n i"]:

@@ -355,7 +355,7 @@ def second_order(first: FirstOrder, cells: Sequence[Cell], starts: int = STARTS)
     assert residual <= GAUGE_LEG, f"gauge legs lie {residual:.1g} off the first-order span: the gauge is not complete"
     forms = _forms(first, cells)
     rounding = max(_rounding(first, cell) for cell in cells)
-    found = rank_limited(forms, 1, starts)
+    found = rank_limited(forms, 1, starts, enough=rounding)
     limited = {2: found[0]}
     minimum = convex(forms, found[0], rounding)
     decision: Decision = "undecided"
@@ -364,7 +364,7 @@ def second_order(first: FirstOrder, cells: Sequence[Cell], starts: int = STARTS)
         for columns in range(2, max(own.shape[1] for own in minimum.factors) + 1):
             if limited[columns].value <= rounding:
                 break
-            found = rank_limited(forms, columns, max(1, starts // columns))
+            found = rank_limited(forms, columns, max(1, starts // columns), enough=rounding)
             limited[columns + 1] = found[0]
     elif minimum.lower > POSITIVE * rounding:
         decision = "positive"
@@ -386,7 +386,7 @@ def null_split(first: FirstOrder, cell: Cell, atoms: int, starts: int = STARTS) 
     """
     forms, rounding = _forms(first, [cell]), _rounding(first, cell)
     for columns in range(1, atoms):
-        best = rank_limited(forms, columns, starts)[0]
+        best = rank_limited(forms, columns, starts, enough=rounding)[0]
         if best.value <= rounding:
             return best.factors[0]
     return None

@@ -24,6 +24,7 @@ from moe_theory.theory.envelope import RANGE, Modulus, envelope
 from moe_theory.theory.families import AbstractSet
 from moe_theory.theory.margins import Cell, FirstOrder, Mixture, SecondOrder, chart_of
 from moe_theory.theory.visibility import descend, measure_of
+from moe_theory.threads import one_blas_thread
 
 AMPLITUDES = tuple((0.8 * 0.5 ** np.arange(12)).tolist())
 """t of splits, largest first: where distances are of order t^2 / 20, from 10^-1 to below 10^-7."""
@@ -31,6 +32,7 @@ DISTANCES = tuple(np.geomspace(0.1, 1e-7, 13).tolist())
 """delta for which first-order motions are made."""
 
 
+@one_blas_thread
 def modulus(
     mixture: Mixture,
     first: FirstOrder,
@@ -91,12 +93,12 @@ def _splits(
 ) -> list[tuple[float, float]]:
     """(distance, D_12) of the best splits of one atom in two, until they are nearer than the slope asks for."""
     direction = cell.chart.lifts @ second.limited[2].factors[0][:, 0]
-    apart = np.stack([direction, -direction])
+    apart, where = np.stack([direction, -direction]), ((cell.place, cell.atom),)
     pairs, before = [], 1.0
     for amplitude in amplitudes:
-        free, distance = descend(mixture, cell, (amplitude / before) * apart, amplitude)
-        apart, before = np.asarray(free.apart), amplitude
-        measures = measure_of(mixture, cell.place, cell.atom, free)
+        free, distance = descend(mixture, where, [(amplitude / before) * apart], amplitude)
+        apart, before = np.asarray(free.apart[0]), amplitude
+        measures = measure_of(mixture, where, free)
         loss = sum(float(_measured(own, *measure)[1]) for own, measure in zip(mixture, measures, strict=True))
         pairs.append((distance, loss))
         if distance < RANGE[0]:

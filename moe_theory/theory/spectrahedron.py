@@ -75,7 +75,7 @@ def compressed(forms: Forms) -> list[Float[np.ndarray, "fewer _ _"]]:
     return made
 
 
-def rank_limited(forms: Forms, columns: int, starts: int, seed: int = 0) -> list[Minimum]:
+def rank_limited(forms: Forms, columns: int, starts: int, seed: int = 0, enough: float = 0.0) -> list[Minimum]:
     """Local minima over S of at most so many columns, the best first.
 
     Args:
@@ -83,13 +83,15 @@ def rank_limited(forms: Forms, columns: int, starts: int, seed: int = 0) -> list
         columns: c, of every Y_b together with the others: a cell of c + 1 atoms.
         starts: random starting points.
         seed: of the starts.
+        enough: a value that counts as zero, at which a search ends.
     """
     rng = np.random.default_rng(seed)
+    stacks = [_packed(block) for block in forms]
     sizes = [block.shape[1] for block in forms]
     found = []
     for _ in range(starts):
         start = _unit([rng.standard_normal((size, columns)) for size in sizes])
-        found.append(_descend(forms, start))
+        found.append(_descend(stacks, start, enough))
     return sorted(found, key=lambda each: each.value)
 
 
@@ -102,9 +104,10 @@ def convex(forms: Forms, start: Minimum, enough: float = 0.0) -> Minimum:
         enough: a value that counts as zero, at which the search ends.
     """
     best = start
+    stacks = [_packed(block) for block in forms]
     most = sum(block.shape[1] for block in forms)
     while not best.is_certified and best.value > enough and sum(own.shape[1] for own in best.factors) < most:
-        grown = _descend(forms, _escaped(forms, best))
+        grown = _descend(stacks, _escaped(stacks, best), enough)
         if grown.value >= best.value * (1.0 - 1e-9):
             break
         best = Minimum(grown.value, max(grown.lower, best.lower), grown.factors)
@@ -113,20 +116,64 @@ def convex(forms: Forms, start: Minimum, enough: float = 0.0) -> Minimum:
 
 def bounds(forms: Forms, factors: Factors) -> tuple[float, float]:
     """(||q||, lower bound) at a feasible point."""
-    q, pulled = _pulled(forms, factors)
+    return _bounds([_packed(block) for block in forms], factors)
+
+
+class _Packed(NamedTuple):
+    """A stack of symmetric forms as a matrix: most of the time goes into reading it, and half of it is copies.
+
+    Attributes:
+        full: R_n.
+        upper: the entries of their upper triangles, one form per row.
+        places: of these entries.
+    """
+
+    full: Float[np.ndarray, "n p p"]
+    upper: Float[np.ndarray, "n entries"]
+    places: tuple[np.ndarray, np.ndarray]
+
+    def times(self, factor: Float[np.ndarray, "p c"]) -> Float[np.ndarray, "n p c"]:
+        """R_n Y of all forms."""
+        n, p, _ = self.full.shape
+        return (self.full.reshape(n * p, p) @ factor).reshape(n, p, -1)
+
+    def entries(self, factor: Float[np.ndarray, "p c"]) -> Float[np.ndarray, " entries"]:
+        """What the rows are multiplied by for <Y Y', R_n>: off the diagonal an entry stands for two."""
+        rows, columns = self.places
+        matrix = factor @ factor.T
+        return np.where(rows == columns, 1.0, 2.0) * matrix[rows, columns]
+
+    def pulled(self, q: Float[np.ndarray, " n"]) -> Float[np.ndarray, "p p"]:
+        """sum_n q_n R_n."""
+        rows, columns = self.places
+        matrix = np.empty(self.full.shape[1:])
+        matrix[rows, columns] = matrix[columns, rows] = q @ self.upper
+        return matrix
+
+
+Stacks = Sequence[_Packed]
+
+
+def _packed(block: Float[np.ndarray, "n p p"]) -> _Packed:
+    rows, columns = np.triu_indices(block.shape[1])
+    return _Packed(np.ascontiguousarray(block), block[:, rows, columns], (rows, columns))
+
+
+def _images(stacks: Stacks, tried: Sequence[Factors]) -> Float[np.ndarray, "n t"]:
+    """q of several points at once."""
+    return sum(
+        stack.upper @ np.stack([stack.entries(factors[place]) for factors in tried], axis=1)
+        for place, stack in enumerate(stacks)
+    ) + np.zeros((stacks[0].upper.shape[0], len(tried)))  # fmt: skip
+
+
+def _bounds(stacks: Stacks, factors: Factors) -> tuple[float, float]:
+    q = _images(stacks, [factors])[:, 0]
     size = float(np.linalg.norm(q))
     if size == 0.0:
         return 0.0, 0.0
-    least = min(float(eigh(matrix, eigvals_only=True, subset_by_index=[0, 0])[0]) for matrix in pulled)
+    least = min(float(eigh(stack.pulled(q), eigvals_only=True, subset_by_index=[0, 0])[0]) for stack in stacks)
     return size, max(0.0, least / size)
-
-
-def _pulled(forms: Forms, factors: Factors) -> tuple[Float[np.ndarray, " n"], list[Float[np.ndarray, "_ _"]]]:
-    """q and A_b."""
-    q = sum(
-        np.einsum("npc,pc->n", block @ factor, factor) for block, factor in zip(forms, factors, strict=True)
-    ) + np.zeros(forms[0].shape[0])  # fmt: skip
-    return q, [np.tensordot(q, block, 1) for block in forms]
 
 
 def _unit(factors: Factors) -> Factors:
@@ -143,51 +190,51 @@ def _split(flat: Float[np.ndarray, " y"], like: Factors) -> Factors:
     return [part.reshape(factor.shape) for part, factor in zip(np.split(flat, ends), like, strict=True)]
 
 
-def _descend(forms: Forms, start: Factors) -> Minimum:
-    """Newton's method on the sphere for 1/2 ||q||^2."""
+def _descend(stacks: Stacks, start: Factors, enough: float = 0.0) -> Minimum:
+    """Newton's method on the sphere for 1/2 ||q||^2, until ||q|| is enough."""
     factors, damping = start, 1e-3
     for _ in range(ITERATIONS):
-        q, pulled = _pulled(forms, factors)
+        q = _images(stacks, [factors])[:, 0]
         level = float(q @ q)
-        if level == 0.0:
+        if level <= enough**2:
             break
-        slope, values, vectors = _model(forms, factors, q, pulled, 0.5 * level)
+        slope, values, vectors = _model(stacks, factors, q, 0.5 * level)
         along = vectors.T @ slope
         trial, reached = factors, level
         while reached >= level and damping < 1e12:
             step = -vectors @ (along / (np.abs(values) + damping * float(np.max(np.abs(values))) + 1e-300))
-            trial, reached = _best_along(forms, factors, step / max(1.0, float(np.linalg.norm(step))))
+            trial, reached = _best_along(stacks, factors, step / max(1.0, float(np.linalg.norm(step))))
             damping *= 8.0
         if reached >= level:
             break
         factors, damping = trial, max(damping / 64.0, 1e-15)
         if level - reached <= 1e-13 * level:
             break
-    value, lower = bounds(forms, factors)
+    value, lower = _bounds(stacks, factors)
     return Minimum(value, lower, factors)
 
 
-def _best_along(forms: Forms, factors: Factors, step: Float[np.ndarray, " y"]) -> tuple[Factors, float]:
+def _best_along(stacks: Stacks, factors: Factors, step: Float[np.ndarray, " y"]) -> tuple[Factors, float]:
     """The best of the ``LENGTHS`` along a step, and ||q||^2 there."""
     y = _joined(factors)
     tried = [_unit(_split(y + length * step, factors)) for length in LENGTHS]
-    levels = [float(np.sum(_pulled(forms, each)[0] ** 2)) for each in tried]
+    levels = np.sum(_images(stacks, tried) ** 2, axis=0)
     least = int(np.argmin(levels))
-    return tried[least], levels[least]
+    return tried[least], float(levels[least])
 
 
 def _model(
-    forms: Forms, factors: Factors, q: np.ndarray, pulled: list[np.ndarray], level: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    stacks: Stacks, factors: Factors, q: Float[np.ndarray, " n"], level: float
+) -> tuple[Float[np.ndarray, " y"], Float[np.ndarray, " y"], Float[np.ndarray, "y y"]]:
     """Gradient and spectrum of the Hessian on the sphere: J'J + 2 (A_b x I) - 2 ||q||^2 I, projected off y."""
     jacobian = np.concatenate(
-        [2.0 * (block @ factor).reshape(len(q), -1) for block, factor in zip(forms, factors, strict=True)], axis=1
+        [2.0 * stack.times(factor).reshape(len(q), -1) for stack, factor in zip(stacks, factors, strict=True)], axis=1
     )
     hessian = jacobian.T @ jacobian
     start = 0
-    for matrix, factor in zip(pulled, factors, strict=True):
+    for stack, factor in zip(stacks, factors, strict=True):
         own = slice(start, start + factor.size)
-        hessian[own, own] += 2.0 * np.kron(matrix, np.eye(factor.shape[1]))
+        hessian[own, own] += 2.0 * np.kron(stack.pulled(q), np.eye(factor.shape[1]))
         start += factor.size
     y = _joined(factors)
     hessian -= 4.0 * level * np.eye(len(y))
@@ -196,14 +243,14 @@ def _model(
     return projector @ (jacobian.T @ q), values, vectors
 
 
-def _escaped(forms: Forms, best: Minimum) -> Factors:
+def _escaped(stacks: Stacks, best: Minimum) -> Factors:
     """More columns: the eigenvectors whose eigenvalues say most clearly that S gains by them, as long as does best.
 
     As many as ``GROWTH`` of the columns that there are, each in the block that it belongs to.
     """
-    q, pulled = _pulled(forms, best.factors)
+    q = _images(stacks, [best.factors])[:, 0]
     level = float(q @ q)
-    pairs = [np.linalg.eigh(matrix) for matrix in pulled]
+    pairs = [np.linalg.eigh(stack.pulled(q)) for stack in stacks]
     gains = sorted(
         (value, block, place) for block, (values, _) in enumerate(pairs) for place, value in enumerate(values)
     )
@@ -215,6 +262,5 @@ def _escaped(forms: Forms, best: Minimum) -> Factors:
         for value, block, place in chosen:
             column = size * np.sqrt((level - value) / (level - chosen[0][0])) * pairs[block][1][:, place : place + 1]
             trial[block] = np.concatenate([trial[block], column], axis=1)
-        trial = _unit(trial)
-        tried.append((float(np.linalg.norm(_pulled(forms, trial)[0])), size, trial))
-    return min(tried, key=lambda each: each[0])[2]
+        tried.append(_unit(trial))
+    return tried[int(np.argmin(np.linalg.norm(_images(stacks, tried), axis=0)))]

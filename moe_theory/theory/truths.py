@@ -19,6 +19,7 @@ from jaxtyping import Float
 from moe_theory.errors import InputError
 from moe_theory.theory.families import AbstractSet
 from moe_theory.theory.margins import Decision, Mixture, cells_of, first_order, second_order
+from moe_theory.threads import one_blas_thread
 
 STARTS = 4
 """Of each rank-limited problem: many truths, so fewer starts than at a single one."""
@@ -43,6 +44,7 @@ class Margins(NamedTuple):
     decision: Decision
 
 
+@one_blas_thread
 def margins_of(mixture: Mixture) -> Margins:
     """The margins of one truth; splits are not followed.
 

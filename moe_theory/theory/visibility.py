@@ -6,11 +6,16 @@ One true atom becomes m atoms theta_i with shares p_i and amplitude t,
 
 measured in phi because raw parameters also move along the gauge. Everything else is free: the directions (which start
 along the minimising split), the shares (not below ``FLOOR`` / m), all other atoms, all weights, what atoms share.
-Amplitudes are so small that no part of the atom reaches another atom, whose weight it could join unseen. Least squares
-(Levenberg and Marquardt) over these gives the distance that no motion can undo:
+Several atoms may be split at once; t^2 is then the sum over them. Amplitudes are so small that no part of the atom
+reaches another atom, whose weight it could join unseen. Least squares (Levenberg and Marquardt) over these gives the
+distance that no motion can undo:
 
     q = 2 where the second-order margin is positive;  rate n^-1/(2q);
     zero to rounding at an amplitude of order one: the split is invisible, and there is no rate.
+
+A split whose margin is zero shows beyond order two, at an even one. A search that ends elsewhere did not find the best
+split: it is made again from more starts, and then for more atoms in a cell, which can do whatever fewer can
+(``followed``).
 
 Location and variance of a Gaussian: q = 4 for two atoms, 6 for three (Ho and Nguyen 2016). Source: theory section 8.
 """
@@ -26,7 +31,6 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from moe_theory.theory.envelope import INVISIBLE, RESOLVED
-from moe_theory.theory.families import AbstractSet
 from moe_theory.theory.margins import Cell, Mixture
 
 FLOOR = 0.3
@@ -36,37 +40,63 @@ MOST = 2.0
 HIDDEN_AMPLITUDES = 0.8 ** np.arange(11)
 """t at which invisible splits are looked for, in the same units: as large as may be, to a tenth."""
 EVEN = 0.25
+FLATTEST = 12
+"""Order from which on a split counts as one that cannot be seen: n^-1/24 is no rate to measure."""
 ITERATIONS = 25
 STARTS = 2
+MORE_ITERATIONS, MORE_STARTS = 60, 8
+"""Of a search that is made again."""
+MORE_ATOMS = 2
+"""How many more atoms than the margin asks for a split is given before it counts as unclear."""
+LEAST_PART = 0.01
+"""Share of a joint split below which an atom takes no part in it."""
 
 
 class Visibility(NamedTuple):
     """Distances along the best split of each amplitude.
 
     Attributes:
-        atoms: m.
+        atoms: m, of every atom that is split.
         amplitudes: t.
         distances: the least || f_{G_t} - f_{G*} || that was found.
-        order: slope of log distance in log t; NaN where the split is invisible.
+        order: slope of log distance in log t; NaN where fewer than two distances are not rounding.
     """
 
-    atoms: int
+    atoms: tuple[int, ...]
     amplitudes: Float[np.ndarray, " T"]
     distances: Float[np.ndarray, " T"]
     order: float
 
     @property
     def even_order(self) -> int | None:
-        """The even number within ``EVEN`` of the measured order (a split and its mirror image show alike), or None."""
-        if np.isnan(self.order):
+        """The even number within ``EVEN`` of the measured order (a split and its mirror image show alike), or None.
+
+        None of a split that is invisible, too.
+        """
+        if np.isnan(self.order) or self.is_invisible:
             return None
         nearest = 2 * max(1, round(self.order / 2.0))
         return nearest if abs(self.order - nearest) <= EVEN else None
 
     @property
+    def hidden_at(self) -> float | None:
+        """The largest amplitude at which f_G does not move, to rounding, or None.
+
+        One is enough: a measure with f_G = f_{G*} away from the truth is told from it by no number of samples. At a
+        small t a split of a high order is as near; up to ``FLATTEST`` it is not.
+        """
+        hidden = self.distances <= np.minimum(INVISIBLE, self.amplitudes**FLATTEST)
+        return float(np.max(self.amplitudes[hidden])) if np.any(hidden) else None
+
+    @property
     def is_invisible(self) -> bool:
-        """Whether f_G does not move at any amplitude, to rounding."""
-        return bool(np.max(self.distances) <= INVISIBLE)
+        """Whether f_G does not move at some amplitude."""
+        return self.hidden_at is not None
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the search found what a split of margin zero must be: invisible, or of an even order above two."""
+        return self.is_invisible or (self.even_order or 0) > 2
 
 
 class Free(eqx.Module):
@@ -74,15 +104,19 @@ class Free(eqx.Module):
 
     Attributes:
         log_weights, atoms, common: motions of the truth, one array per set.
-        logits: of the shares p_i.
-        apart: theta_i - theta of the split atom's parts.
+        logits: of the shares p_i, one array per split atom.
+        apart: theta_i - theta of a split atom's parts.
     """
 
     log_weights: tuple[Float[Array, " k"], ...]
     atoms: tuple[Float[Array, "k q"], ...]
     common: tuple[Float[Array, " c"], ...]
-    logits: Float[Array, " m"]
-    apart: Float[Array, "m q"]
+    logits: tuple[Float[Array, " _"], ...]
+    apart: tuple[Float[Array, "_ q"], ...]
+
+
+Where = tuple[tuple[int, int], ...]
+"""The atoms that are split: set, and number in it."""
 
 
 def shares_of(logits: Float[Array, " m"]) -> Float[Array, " m"]:
@@ -90,107 +124,174 @@ def shares_of(logits: Float[Array, " m"]) -> Float[Array, " m"]:
     return FLOOR / logits.shape[0] + (1.0 - FLOOR) * jax.nn.softmax(logits)
 
 
-def measure_of(mixture: Mixture, place: int, atom: int, free: Free) -> list[tuple[Array, Array, Array]]:
-    """(weights, atoms, common) of every set of G_t; the split atoms are the set's last ones."""
+def measure_of(mixture: Mixture, where: Where, free: Free) -> list[tuple[Array, Array, Array]]:
+    """(weights, atoms, common) of every set of G_t; the parts of split atoms are their set's last ones."""
     measures = []
     for number, own in enumerate(mixture):
         weights = own.weights * jnp.exp(free.log_weights[number])
         atoms, common = own.atoms + free.atoms[number], own.common + free.common[number]
-        if number == place:
-            parts = atoms[atom][None] + free.apart
-            rest = np.delete(np.arange(len(own.weights)), atom)
-            weights = jnp.concatenate([weights[rest], weights[atom] * shares_of(free.logits)])
-            atoms = jnp.concatenate([atoms[rest], parts])
-        measures.append((weights, atoms, common))
+        split = [(each, atom) for each, (place, atom) in enumerate(where) if place == number]
+        rest = np.delete(np.arange(len(own.weights)), [atom for _, atom in split])
+        parts = [atoms[atom][None] + free.apart[each] for each, atom in split]
+        shares = [weights[atom] * shares_of(free.logits[each]) for each, atom in split]
+        measures.append((jnp.concatenate([weights[rest], *shares]), jnp.concatenate([atoms[rest], *parts]), common))
     return measures
 
 
-def _amplitude(own: AbstractSet, parts: Float[Array, "m q"], shares: Float[Array, " m"], common: Array) -> Array:
-    """t of a split: the root mean square distance in phi from the mean."""
-    points = jax.vmap(own.coordinates, (0, None))(parts, common)
-    return jnp.sqrt(shares @ jnp.sum((points - (shares @ points)[None]) ** 2, axis=1))
+def _amplitude(mixture: Mixture, where: Where, free: Free) -> Float[Array, ""]:
+    """t: the root mean square distance in phi of the parts from their mean, over all atoms that are split."""
+    squares = []
+    for (place, atom), logits, apart in zip(where, free.logits, free.apart, strict=True):
+        own, shares = mixture[place], shares_of(logits)
+        parts = (own.atoms[atom] + free.atoms[place][atom])[None] + apart
+        points = jax.vmap(own.coordinates, (0, None))(parts, own.common + free.common[place])
+        squares.append(shares @ jnp.sum((points - (shares @ points)[None]) ** 2, axis=1))
+    return jnp.sqrt(sum(squares, jnp.zeros(())))
 
 
 @eqx.filter_jit
-def _residual(mixture: Mixture, place: int, atom: int, free: Free, amplitude: Array) -> Float[Array, " N_1"]:
+def _residual(mixture: Mixture, where: Where, free: Free, amplitude: Array) -> Float[Array, " N_1"]:
     """f_{G_t} - f_{G*}, and the relative error of the amplitude.
 
     At a solution that error is of the order of the squared distance: nothing is gained by missing t.
     """
-    moved = measure_of(mixture, place, atom, free)
+    moved = measure_of(mixture, where, free)
     total = jnp.sum(jnp.stack([own.moved(*measure) for own, measure in zip(mixture, moved, strict=True)]), axis=0)
-    shares = shares_of(free.logits)
-    reached = _amplitude(mixture[place], moved[place][1][-shares.shape[0] :], shares, moved[place][2])
-    return jnp.append(total, reached / amplitude - 1.0)
+    return jnp.append(total, _amplitude(mixture, where, free) / amplitude - 1.0)
 
 
 @eqx.filter_jit
-def _jacobian(mixture: Mixture, place: int, atom: int, free: Free, amplitude: Array) -> Float[Array, "N_1 free"]:
+def _jacobian(mixture: Mixture, where: Where, free: Free, amplitude: Array) -> Float[Array, "N_1 free"]:
     """Its derivative in all that is free."""
     flat, unravel = ravel_pytree(free)
-    return jax.jacfwd(lambda point: _residual(mixture, place, atom, unravel(point), amplitude))(flat)
+    return jax.jacfwd(lambda point: _residual(mixture, where, unravel(point), amplitude))(flat)
+
+
+class Split(NamedTuple):
+    """Directions of a split of one or several atoms at once, S_j = Y_j Y_j' as the margins have them.
+
+    Attributes:
+        cells: the atoms.
+        factors: Y_j, in the cells' lifts.
+    """
+
+    cells: tuple[Cell, ...]
+    factors: tuple[Float[np.ndarray, "_ _"], ...]
+
+    @property
+    def where(self) -> Where:
+        """The atoms."""
+        return tuple((cell.place, cell.atom) for cell in self.cells)
+
+    def lifted(self, mixture: Mixture, placed: Sequence[Float[np.ndarray, "_ _"]]) -> list[Float[np.ndarray, "_ q"]]:
+        """theta_i - theta of the parts, one array per atom, at amplitude one.
+
+        Weighted by w_j the second moments of an atom's parts are S_j, which therefore are divided by it.
+
+        Args:
+            mixture: where.
+            placed: the parts along the columns of every Y_j, of mean 0 and covariance I.
+        """
+        weights = [float(mixture[cell.place].weights[cell.atom]) for cell in self.cells]
+        roots = [factor / np.sqrt(weight) for factor, weight in zip(self.factors, weights, strict=True)]
+        size = np.sqrt(sum(np.sum(root**2) for root in roots))
+        return [
+            points @ (cell.chart.lifts @ root).T / size
+            for points, cell, root in zip(placed, self.cells, roots, strict=True)
+        ]
+
+
+def split_of(cells: Sequence[Cell], factors: Sequence[Float[np.ndarray, "_ _"]]) -> Split:
+    """The split along a minimiser of the (joint) second-order margin, of the atoms that take part in it."""
+    sizes = [float(np.sum(factor**2)) for factor in factors]
+    kept = [number for number, size in enumerate(sizes) if size > LEAST_PART * sum(sizes)]
+    return Split(tuple(cells[number] for number in kept), tuple(factors[number] for number in kept))
+
+
+def followed(mixture: Mixture, split: Split, atoms: int | None = None) -> Visibility:
+    """``visibility`` of the fewest atoms, from ``atoms`` on, for which it is clear; of so many if it never is."""
+    first = visibility(mixture, split, atoms)
+    if first.is_clear:
+        return first
+    again = visibility(mixture, split, atoms, starts=MORE_STARTS, iterations=MORE_ITERATIONS)
+    if again.is_clear or len(split.factors) > 1:
+        return again
+    for more in range(1, MORE_ATOMS + 1):
+        seen = visibility(mixture, split, atoms=first.atoms[0] + more)
+        if seen.is_clear:
+            return seen
+    return again
 
 
 def visibility(
     mixture: Mixture,
-    cell: Cell,
-    factor: Float[np.ndarray, "p e"],
+    split: Split,
     atoms: int | None = None,
     amplitudes: Sequence[float] = AMPLITUDES,
     starts: int = STARTS,
+    iterations: int = ITERATIONS,
 ) -> Visibility:
-    """Follow the split of one cell along the directions of S = Y Y'.
+    """Follow a split.
 
     Args:
-        mixture, cell: where.
-        factor: Y, in the cell's lifts.
-        atoms: m; by default one more than Y has columns.
-        amplitudes: t in units of ``AMPLITUDES``, largest first.
-        starts: placements of the m atoms along Y: the corners of a simplex, then random ones.
+        mixture, split: where, and along what.
+        atoms: m, of each atom; by default one more than its Y has columns.
+        amplitudes: t in units of ``AMPLITUDES``, largest first; they end with one at which the split is invisible.
+        starts: placements of the m atoms along Y at the largest amplitude: the corners of a simplex, then random ones.
+            At the others, the first two of these, and where the one before ended.
+        iterations: of each search.
     """
-    count = atoms or factor.shape[1] + 1
-    sizes = _reach(mixture[cell.place], cell.atom) * np.asarray(amplitudes)
+    counts = tuple(atoms or factor.shape[1] + 1 for factor in split.factors)
+    shapes = list(zip(counts, [factor.shape[1] for factor in split.factors], strict=True))
+    sizes = _reach(mixture, split) * np.asarray(amplitudes)
     rng = np.random.default_rng(0)
-    placed = [_simplex(count, factor.shape[1])]
-    placed += [rng.standard_normal((count, factor.shape[1])) for _ in range(starts - 1)]
-    lifted = [points @ (cell.chart.lifts @ factor).T for points in placed]
-    distances = []
+    placed = [[_simplex(*shape) for shape in shapes]]
+    placed += [[rng.standard_normal(shape) for shape in shapes] for _ in range(starts - 1)]
+    lifted = [split.lifted(mixture, points) for points in placed]
+    found, before = Visibility(counts, sizes[:0], sizes[:0], float("nan")), []
     for amplitude in sizes:
-        least = float("inf")
-        for apart in lifted:
+        least, best = float("inf"), []
+        for apart in [*before, *(lifted[:STARTS] if before else lifted)]:
             if least > RESOLVED:
-                least = min(least, descend(mixture, cell, amplitude * apart, float(amplitude))[1])
-        distances.append(least)
-    return Visibility(count, sizes, np.array(distances), _order(sizes, np.array(distances)))
+                scaled = [amplitude * each for each in apart]
+                free, distance = descend(mixture, split.where, scaled, float(amplitude), iterations)
+                if distance < least:
+                    least, best = distance, [np.asarray(each) / amplitude for each in free.apart]
+        reached, distances = np.append(found.amplitudes, amplitude), np.append(found.distances, least)
+        found, before = Visibility(counts, reached, distances, _order(reached, distances)), [best]
+        if found.is_invisible:
+            break
+    return found
 
 
-def hidden_measures(
-    mixture: Mixture, cell: Cell, factor: Float[np.ndarray, "p e"]
-) -> Iterator[list[tuple[Array, Array, Array]]]:
-    """(weights, atoms, common) of every set of the invisible splits of one cell along S = Y Y', the largest first.
+def hidden_measures(mixture: Mixture, split: Split) -> Iterator[list[tuple[Array, Array, Array]]]:
+    """(weights, atoms, common) of every set of the invisible splits along S = Y Y', the largest first.
 
     Args:
-        mixture, cell: where.
-        factor: Y, in the cell's lifts: the cell gets one atom more than Y has columns.
+        mixture, split: where, and along what: a cell gets one atom more than its Y has columns.
     """
-    placed = _simplex(factor.shape[1] + 1, factor.shape[1]) @ (cell.chart.lifts @ factor).T
-    for amplitude in _reach(mixture[cell.place], cell.atom) * HIDDEN_AMPLITUDES:
-        free, distance = descend(mixture, cell, amplitude * placed, float(amplitude))
+    placed = split.lifted(mixture, [_simplex(factor.shape[1] + 1, factor.shape[1]) for factor in split.factors])
+    for amplitude in _reach(mixture, split) * HIDDEN_AMPLITUDES:
+        free, distance = descend(mixture, split.where, [amplitude * each for each in placed], float(amplitude))
         if distance <= INVISIBLE:
-            yield measure_of(mixture, cell.place, cell.atom, free)
+            yield measure_of(mixture, split.where, free)
 
 
-def _reach(own: AbstractSet, atom: int) -> float:
-    """Distance in phi to the nearest other true atom of the set, at most ``MOST``."""
-    points = np.asarray(jax.vmap(own.coordinates, (0, None))(own.atoms, own.common))
-    apart = np.linalg.norm(points - points[atom], axis=1)
-    return float(np.min(np.delete(apart, atom), initial=MOST))
+def _reach(mixture: Mixture, split: Split) -> float:
+    """Least distance in phi of a split atom to another true atom of its set, at most ``MOST``."""
+    least = MOST
+    for place, atom in split.where:
+        own = mixture[place]
+        points = np.asarray(jax.vmap(own.coordinates, (0, None))(own.atoms, own.common))
+        apart = np.linalg.norm(points - points[atom], axis=1)
+        least = float(np.min(np.delete(apart, atom), initial=least))
+    return least
 
 
 def _order(amplitudes: Float[np.ndarray, " T"], distances: Float[np.ndarray, " T"]) -> float:
     """Slope over the amplitudes whose distance is not rounding, without the largest, where higher orders mix in."""
     known = distances > RESOLVED
-    if np.max(distances) <= INVISIBLE or known.sum() < 2:
+    if known.sum() < 2:
         return float("nan")
     t, d = np.log(amplitudes[known]), np.log(distances[known])
     kept = slice(1, None) if known.sum() > 2 else slice(None)
@@ -207,29 +308,36 @@ def _simplex(count: int, dimensions: int) -> Float[np.ndarray, "m e"]:
     return points
 
 
-def descend(mixture: Mixture, cell: Cell, apart: Float[np.ndarray, "m q"], amplitude: float) -> tuple[Free, float]:
+def descend(
+    mixture: Mixture,
+    where: Where,
+    apart: Sequence[Float[np.ndarray, "_ q"]],
+    amplitude: float,
+    iterations: int = ITERATIONS,
+) -> tuple[Free, float]:
     """The measure that Levenberg and Marquardt's method ends in, from the truth split as given, and its distance.
 
     Args:
-        mixture, cell: where.
+        mixture, where: which atoms are split.
         apart: theta_i - theta of the parts at the start.
         amplitude: t.
+        iterations: at most so many.
     """
     start = Free(
         log_weights=tuple(jnp.zeros(own.weights.shape) for own in mixture),
         atoms=tuple(jnp.zeros(own.atoms.shape) for own in mixture),
         common=tuple(jnp.zeros(own.common.shape) for own in mixture),
-        logits=jnp.zeros(len(apart)),
-        apart=jnp.asarray(apart),
+        logits=tuple(jnp.zeros(len(each)) for each in apart),
+        apart=tuple(jnp.asarray(each) for each in apart),
     )
     flat, unravel = ravel_pytree(start)
     here, damping, t = np.asarray(flat), 1e-3, jnp.asarray(amplitude)
 
     def look(function: Callable[..., Array], point: np.ndarray) -> np.ndarray:
-        return np.asarray(function(mixture, cell.place, cell.atom, unravel(jnp.asarray(point)), t))
+        return np.asarray(function(mixture, where, unravel(jnp.asarray(point)), t))
 
     residual = look(_residual, here)
-    for _ in range(ITERATIONS):
+    for _ in range(iterations):
         size = float(np.linalg.norm(residual))
         if size <= 0.1 * RESOLVED:
             break

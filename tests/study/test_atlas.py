@@ -32,14 +32,14 @@ NONE = {**QUARTER, "decision": "zero", "fewest_atoms_at_zero": 2, "two_atoms_law
 SMALL = {**NONE, "fewest_atoms_at_zero": 3, "two_atoms_law": "n^-0.25"}
 LATER = {**NONE, "fewest_atoms_at_zero": 4, "two_atoms_law": "n^-0.25", "three_atoms_law": "n^-0.25"}
 OPEN = {**SMALL, "three_atoms_law": "undecided", "all_cells_law": "undecided"}
-TOGETHER = {**QUARTER, "together": 1e-16, "together_decision": "zero", "all_cells_law": "undecided"}
+TOGETHER = {**QUARTER, "together": 1e-16, "together_decision": "zero", "all_cells_law": "no power law"}
 NO_ANSWER = {"note": "undecided: the truth does not lie inside the parameter space"}
 
 KINDS = {
     "positive": (QUARTER, "n^-0.25"),
     "slow": (NONE, "no power law"),
     "small cells": (SMALL, "n^-0.25; 3 atoms: no power law"),
-    "together": (TOGETHER, "n^-0.25; all cells: undecided"),
+    "together": (TOGETHER, "n^-0.25; all cells: no power law"),
     "undecided": (NO_ANSWER, "undecided"),
 }
 
@@ -67,6 +67,10 @@ def test_a_cell_that_is_not_followed_says_so():
     assert kind_of(row_of(**OPEN)) == "open"
     assert law_words(row_of(**OPEN)) == "n^-0.25; 3 atoms: undecided"
     assert law_words(row_of(**LATER)) == "n^-0.25; no power law from 4 atoms"
+    assert law_words(row_of(**{**OPEN, "all_cells_law": "no power law"})) == (
+        "n^-0.25; 3 atoms: undecided; more: no power law"
+    )
+    assert kind_of(row_of(**{**TOGETHER, "all_cells_law": "undecided"})) == "undecided"
     assert kind_of(row_of(**{**QUARTER, "singular": True})) == "undecided"
     assert law_words(row_of(**{**QUARTER, "singular": True})) == "singular truth"
 

@@ -14,8 +14,10 @@ from moe_theory.study.identification import CELL_SIZES, Certified, certified, pr
 from moe_theory.study.problem import build
 from moe_theory.study.spec import ProblemSpec
 from moe_theory.theory.claims import CLAIMS
-from moe_theory.theory.families import mixture_of, user_mixture
 from moe_theory.theory.identifiability import identify
+from moe_theory.theory.laws import Prediction
+from moe_theory.theory.registered_families import mixture_of
+from moe_theory.theory.user_families import user_mixture
 from moe_theory.theory.voronoi import effective_losses
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -128,8 +130,14 @@ def test_global_magnitudes_hide_a_split_of_all_atoms_at_once():
     values = jax.vmap(model.predict, (None, 0))
     np.testing.assert_allclose(values(split, x), values(truth, x), atol=1e-13)
     assert float(effective_losses(model, split, truth).d_12) > 0.5
-    found = identify(mixture_of(model, truth, setup.design), look=False)
+    found = identify(mixture_of(model, truth, setup.design))
     assert [each.second.decision for each in found.cells] == ["positive", "positive"]
+    assert found.law(2) == Prediction("power", -0.25)
+    assert found.law_together == Prediction("no-power")
+    told = Certified("global", {}, found).as_json()
+    assert (
+        "although that of every atom is positive; invisible: split into 2 and 2" in told["all_cells_at_once"]["words"]
+    )
     assert found.together.decision == "zero"
     np.testing.assert_allclose(found.together.shares, 0.5, atol=1e-6)
 

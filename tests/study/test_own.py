@@ -9,9 +9,9 @@ import pytest
 
 from moe_theory.errors import InputError
 from moe_theory.study.own import predicted_claim, study_model
-from moe_theory.theory.families import user_mixture
 from moe_theory.theory.identifiability import identify
 from moe_theory.theory.laws import Prediction
+from moe_theory.theory.user_families import user_mixture
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -11,7 +11,7 @@ import pytest
 from moe_theory.study.problem import build
 from moe_theory.study.spec import ProblemSpec
 from moe_theory.theory.exact import Rational, fractions, split_is_exact
-from moe_theory.theory.families import ModelView, mixture_of
+from moe_theory.theory.registered_families import ModelView, mixture_of
 
 
 def test_matrix_arithmetic_is_exact():

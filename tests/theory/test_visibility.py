@@ -6,9 +6,10 @@ import pytest
 
 from moe_theory.study.problem import build
 from moe_theory.study.spec import ProblemSpec
-from moe_theory.theory.families import density_mixture, mixture_of
 from moe_theory.theory.margins import cells_of, first_order, second_order
-from moe_theory.theory.visibility import visibility
+from moe_theory.theory.registered_families import mixture_of
+from moe_theory.theory.user_families import density_mixture
+from moe_theory.theory.visibility import split_of, visibility
 
 pytestmark = pytest.mark.usefixtures("quick")
 GRID = np.linspace(-9.0, 9.0, 361)[:, None]
@@ -28,7 +29,7 @@ def _gaussian(variance_is_free):
 def _seen(mixture, atoms=None):
     cells, first = cells_of(mixture), first_order(mixture)
     second = second_order(first, [cells[0]], starts=6)
-    return visibility(mixture, cells[0], second.limited[second.fewest or 2].factors[0], atoms), second
+    return visibility(mixture, split_of(cells[:1], second.limited[second.fewest or 2].factors), atoms), second
 
 
 @pytest.mark.parametrize(("variance_is_free", "atoms", "order"), [(False, 2, 2), (True, 2, 4), (True, 3, 6)])

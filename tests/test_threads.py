@@ -1,0 +1,36 @@
+"""BLAS on one thread: while a function runs, and for good in a worker."""
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from moe_theory.threads import keep_one_blas_thread, one_blas_thread
+
+
+def _threads():
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+
+def test_a_function_has_one_thread_and_leaves_the_rest_as_it_was():
+    with threadpool_limits(limits=2, user_api="blas"):
+        before = _threads()
+        assert one_blas_thread(lambda matrix: (_threads(), np.linalg.svd(matrix)[1].shape))(np.eye(3)) == ({1}, (3,))
+        assert _threads() == before
+
+
+def test_an_error_passes_and_the_threads_come_back():
+    @one_blas_thread
+    def fails():
+        raise ValueError("no")
+
+    with threadpool_limits(limits=2, user_api="blas"):
+        before = _threads()
+        with pytest.raises(ValueError, match="no"):
+            fails()
+        assert _threads() == before
+
+
+def test_a_worker_keeps_one_thread():
+    with threadpool_limits(limits=2, user_api="blas"):
+        keep_one_blas_thread()
+        assert _threads() == {1}
