@@ -8,6 +8,7 @@ and 0.0012 s on one. Nothing here is large enough to gain by a second one.
 import functools
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import ParamSpec, TypeVar
 
 from threadpoolctl import threadpool_limits
@@ -16,12 +17,17 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+def one_thread_of_blas() -> AbstractContextManager[object]:
+    """Within it BLAS has one thread."""
+    return threadpool_limits(limits=1, user_api="blas")
+
+
 def one_blas_thread(function: Callable[P, R]) -> Callable[P, R]:
     """The same function, during which BLAS has one thread."""
 
     @functools.wraps(function)
     def limited(*args: P.args, **kwargs: P.kwargs) -> R:
-        with threadpool_limits(limits=1, user_api="blas"):
+        with one_thread_of_blas():
             return function(*args, **kwargs)
 
     return limited

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from moe_theory.study import sweep as sweeps
+from moe_theory.theory.claims import claim_named
 from moe_theory.threads import keep_one_blas_thread, one_blas_thread
 
 
@@ -34,3 +36,28 @@ def test_a_worker_keeps_one_thread():
     with threadpool_limits(limits=2, user_api="blas"):
         keep_one_blas_thread()
         assert _threads() == {1}
+
+
+class Idle:
+    """A replicator that notes how many threads BLAS has while it is asked."""
+
+    def __init__(self, seen):
+        self.seen = seen
+
+    def compile(self):
+        self.seen.append(_threads())
+
+    def cells(self, gaps):
+        self.seen.append(_threads())
+        return iter(gaps)
+
+
+def test_cells_are_computed_with_one_thread(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(sweeps, "_replicator", lambda *_: Idle(seen))
+    claim = claim_named("lora-exact")
+    with threadpool_limits(limits=2, user_api="blas"):
+        before = _threads()
+        list(sweeps.compute_cells(claim, sweeps.sweep_of(claim), tmp_path, []))
+        assert _threads() == before
+    assert seen == [{1}, {1}]

@@ -18,7 +18,7 @@ from moe_theory.study.progress import Progress
 from moe_theory.study.spec import SweepSpec, problem_hash, revise
 from moe_theory.study.store import CellKey, Store
 from moe_theory.theory.claims import Claim, claim_named
-from moe_theory.threads import keep_one_blas_thread
+from moe_theory.threads import keep_one_blas_thread, one_thread_of_blas
 
 CELL = 16
 """Replications per stored cell: small enough that a kill costs little, large enough to keep the blocks full."""
@@ -211,11 +211,12 @@ def compute_cells(claim: Claim, sweep: SweepSpec, root: Path, cells: Iterable[Ce
     store = Store(root)
     metadata = {"specification": sweep.model_dump(mode="json"), "block": sweep.block}
     replicator = _replicator(claim, sweep)
-    replicator.compile()
-    yield 0, 0
-    for (n, first, count), rows in replicator.cells(cells):
-        store.write_cell(CellKey(claim.id, problem_hash(sweep), n, first, count), rows, metadata)
-        yield n, count
+    with one_thread_of_blas():
+        replicator.compile()
+        yield 0, 0
+        for (n, first, count), rows in replicator.cells(cells):
+            store.write_cell(CellKey(claim.id, problem_hash(sweep), n, first, count), rows, metadata)
+            yield n, count
 
 
 def _replicator(claim: Claim, sweep: SweepSpec) -> Any:
