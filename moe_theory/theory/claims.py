@@ -251,7 +251,10 @@ CLAIMS: Mapping[str, Claim] = MappingProxyType(
                 "dora-over-gaussian", "DoRA, free magnitudes, Gaussian gate", source=DORAN, sweep=SETTLED_SWEEP,
                 since=SETTLED_FROM, gate="gaussian", **_DORA,
             ),
-            _slow("mh-lora-over", "LoRA, 2 heads", source=HORA, sweep=SETTLED_SWEEP, since=SETTLED_FROM, adapter="lora", heads=2),
+            _slow(
+                "mh-lora-over", "LoRA, 2 heads", source=HORA, sweep=SETTLED_SWEEP, since=SETTLED_FROM, adapter="lora",
+                heads=2,
+            ),
             _slow(
                 "mh-lora-over-gaussian", "LoRA, 2 heads, Gaussian gate", source=HORA, sweep=SETTLED_SWEEP,
                 since=SETTLED_FROM, adapter="lora", heads=2, gate="gaussian",
