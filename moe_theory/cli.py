@@ -47,7 +47,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Names = Annotated[list[str] | None, typer.Argument(help="Ids of claims, see `moe-theory claims`; `all` for every one.")]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Ids of claims, see `moe-theory claims`; or `singles` (least squares in full), `tables` (many variants, few "
+        "replications), `densities`, or `all` of these."
+    ),
+]
 Results = Annotated[Path, typer.Option(help="Folder of stored results; finished cells in it are reused.")]
 Figures = Annotated[Path, typer.Option(help="Folder for figures.")]
 Grid = Annotated[str | None, typer.Option("--n", help="Grid of sizes first:last:count, log-spaced.", metavar="GRID")]

@@ -291,6 +291,18 @@ HEADLINE = (
 """What `moe-theory reproduce` runs, each at its default sizes and replications."""
 
 
+def _grouped() -> dict[str, tuple[str, ...]]:
+    made: dict[str, tuple[str, ...]] = {"singles": (), "tables": (), "densities": ()}
+    for claim in CLAIMS.values():
+        of_table = "tables" if "replications" in claim.sweep else "singles"
+        made[of_table if claim.kind == "regression" else "densities"] += (claim.id,)
+    return made
+
+
+GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(_grouped())
+"""Names for many claims: least squares in full, the tables and series of few replications, and densities."""
+
+
 def claim_named(name: str) -> Claim:
     """The claim of that id.
 

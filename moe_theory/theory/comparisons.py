@@ -8,7 +8,7 @@ from typing import Literal
 
 from moe_theory.errors import InputError
 from moe_theory.theory.adapted_claims import CONDITIONAL_FROM, SOURCE
-from moe_theory.theory.claims import CLAIMS, DORAN, EXACT_FROM, HEADS, HORA, OVER_FROM
+from moe_theory.theory.claims import CLAIMS, DORAN, EXACT_FROM, GROUPS, HEADS, HORA, OVER_FROM
 
 
 @dataclass(frozen=True)
@@ -147,13 +147,13 @@ COMPARISONS: Mapping[str, Comparison] = MappingProxyType(
 
 
 def parts_of(names: list[str]) -> list[str]:
-    """The names with every comparison replaced by the claims that it compares, each once.
+    """The names with every comparison and every group replaced by its claims, each once.
 
     Raises:
-        InputError: for a name that is neither a claim's nor a comparison's; the message lists the known ones.
+        InputError: for a name that is none of a claim, a comparison or a group; the message lists the known ones.
     """
-    unknown = [name for name in names if name not in CLAIMS and name not in COMPARISONS]
+    several = {name: comparison.parts for name, comparison in COMPARISONS.items()} | dict(GROUPS)
+    unknown = [name for name in names if name not in CLAIMS and name not in several]
     if unknown:
-        raise InputError(f"unknown claim {unknown[0]!r}: choose from {', '.join([*CLAIMS, *COMPARISONS])}")
-    parts = [part for name in names for part in (COMPARISONS[name].parts if name in COMPARISONS else (name,))]
-    return list(dict.fromkeys(parts))
+        raise InputError(f"unknown claim {unknown[0]!r}: choose from {', '.join([*CLAIMS, *several])}")
+    return list(dict.fromkeys(part for name in names for part in several.get(name, (name,))))

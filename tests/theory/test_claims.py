@@ -9,7 +9,8 @@ from moe_theory.study.density_spec import DensityProblemSpec
 from moe_theory.study.spec import ADAPTERS, EMBEDDED, SweepSpec
 from moe_theory.study.sweep import sweep_of
 from moe_theory.study.verdict import LEAST_SIZES
-from moe_theory.theory.claims import CLAIMS, HALF, HEADLINE, NO_POWER, claim_named
+from moe_theory.theory.claims import CLAIMS, GROUPS, HALF, HEADLINE, NO_POWER, claim_named
+from moe_theory.theory.comparisons import parts_of
 from moe_theory.theory.density_claims import DIFFERENT
 
 IDS = (
@@ -115,3 +116,14 @@ def test_the_table_cannot_be_changed():
         CLAIMS["new"] = CLAIMS["lora-over"]  # pyright: ignore[reportIndexIssue]
     with pytest.raises(TypeError):
         CLAIMS["lora-over"].problem["rank"] = 2  # pyright: ignore[reportIndexIssue]
+
+
+def test_every_claim_is_in_one_group_and_groups_can_be_asked_for():
+    grouped = [name for names in GROUPS.values() for name in names]
+    assert sorted(grouped) == sorted(CLAIMS)
+    assert set(HEADLINE) <= set(GROUPS["singles"])
+    assert all("replications" in CLAIMS[name].sweep for name in GROUPS["tables"])
+    assert set(GROUPS["densities"]) == {name for name, claim in CLAIMS.items() if claim.kind != "regression"}
+    assert parts_of(["tables", "lora-exact", "hora-vs-mh-lora"]) == [*GROUPS["tables"], "lora-exact"]
+    with pytest.raises(InputError, match=r"unknown claim 'singels'.*singles"):
+        parts_of(["singels"])
