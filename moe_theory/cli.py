@@ -50,8 +50,8 @@ app = typer.Typer(
 Names = Annotated[
     list[str] | None,
     typer.Argument(
-        help="Ids of claims, see `moe-theory claims`; or `singles` (least squares in full), `tables` (many variants, few "
-        "replications), `densities`, or `all` of these."
+        help="Ids of claims, see `moe-theory claims`; or `singles` (least squares in full), `tables` (many variants, "
+        "few replications), `densities`, or `all` of these."
     ),
 ]
 Results = Annotated[Path, typer.Option(help="Folder of stored results; finished cells in it are reused.")]
