@@ -2,10 +2,10 @@
 
 A translation of x makes one center zero and leaves A as it is, so the rate of A cannot depend on the type.
 
-python simulations/gaussian_gated_modulus.py [--smoke] [--results DIR] [--figures DIR]
+python simulations/gaussian_gated_modulus.py [--claims ID ...] [--smoke] [--results DIR] [--figures DIR]
 """
 
-from common import options, run
+from common import options_parser, run
 
 import moe_theory
 from moe_theory.study.block_moduli import BlockModuli, block_moduli, moduli_figure
@@ -36,11 +36,13 @@ def curves_of(drawn: Drawn) -> dict[str, ErrorCurve]:
 
 def main() -> None:
     """Run, compute the moduli, print exponents side by side, draw."""
-    given = options(__doc__)
+    parser = options_parser(__doc__)
+    parser.add_argument("--claims", nargs="+", choices=CLAIMS, default=CLAIMS, help="these alone; both by default")
+    given = parser.parse_args()
     moe_theory.enable_x64()
     panels: dict[str, tuple[dict[str, ErrorCurve], BlockModuli]] = {}
     table = [["claim", "block", "replications, mean", "modulus, same range", "modulus, last two decades"]]
-    for made, rows in run(CLAIMS, SIZES, REPLICATIONS, SEED, given):
+    for made, rows in run(given.claims, SIZES, REPLICATIONS, SEED, given):
         assert isinstance(made.sweep, DensitySweepSpec)
         amplitudes = AMPLITUDES[::4] if given.smoke else AMPLITUDES
         moduli = block_moduli(build_density(made.sweep.problem), 3, DIRECTIONS, amplitudes)

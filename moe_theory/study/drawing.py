@@ -13,6 +13,7 @@ from moe_theory.study.panels import Panel, claim_panel
 from moe_theory.study.provenance import provenance
 from moe_theory.study.report import Report
 from moe_theory.theory.claims import Measure
+from moe_theory.theory.comparisons import COMPARISONS, Comparison
 from moe_theory.theory.density_claims import ASYMPTOTIC_FROM
 from moe_theory.theory.envelope import Modulus
 from moe_theory.theory.summaries import Statistic
@@ -25,9 +26,24 @@ Bounds = Mapping[str, Modulus]
 """Moduli of continuity by claim: their two-point bound is drawn under the errors."""
 
 
+MOST_PANELS = 4
+
+
 def draw_claims(drawn: Sequence[Drawn], folder: Path, bounds: Bounds = MappingProxyType({})) -> list[Path]:
-    """One figure per claim, named after it."""
-    return [path for made, rows in drawn for path in _draw_claim(made, rows, folder / made.claim.id, bounds)]
+    """One figure per claim, named after it, and one per comparison of laws that has all its (few) claims here."""
+    paths = [path for made, rows in drawn for path in _draw_claim(made, rows, folder / made.claim.id, bounds)]
+    by_id = {made.claim.id: (made, rows) for made, rows in drawn}
+    for comparison in COMPARISONS.values():
+        few = comparison.question == "other law" and len(comparison.parts) <= MOST_PANELS
+        if few and by_id.keys() >= set(comparison.parts):
+            panels = [_compared_panel(comparison, *by_id[name]) for name in comparison.parts]
+            paths += rate_figure(panels, folder / comparison.id, lasting(provenance()))
+    return paths
+
+
+def _compared_panel(comparison: Comparison, made: Report, rows: pd.DataFrame) -> Panel:
+    columns = [aspect.column for aspect in (comparison.main, *comparison.others)]
+    return claim_panel(made.claim.model, rows, None, comparison.from_size, columns, _references(made))
 
 
 def _draw_claim(made: Report, rows: pd.DataFrame, stem: Path, bounds: Bounds) -> list[Path]:

@@ -11,6 +11,7 @@ from moe_theory.study.drawing import draw_claims, draw_headline
 from moe_theory.study.report import report
 from moe_theory.study.sweep import SMOKE, sweep_of
 from moe_theory.theory.claims import claim_named
+from moe_theory.theory.comparisons import COMPARISONS
 
 SIZES = tuple(10**e for e in range(3, 13))
 SUFFIXES = (".png", ".pdf", ".csv", ".json")
@@ -85,6 +86,20 @@ def test_the_headline_sets_lora_beside_replora(drawn, tmp_path):
     table = pd.read_csv(paths[10])
     largest = table.query("panel == 'LoRA, over-specified' and series == 'D_12_truth_highest'")
     assert largest["n"].tolist() == list(SIZES)
+
+
+def test_a_comparison_of_laws_sets_its_claims_side_by_side(drawn, tmp_path):
+    """Only if all are there."""
+    comparison = COMPARISONS["likelihood-vs-least-squares"]
+    sizes, more = (10**11, 10**13, 10**15), {"overfitted_query_error": -0.25, "frozen_error": -0.25}
+    pairs = [drawn(name, sizes=sizes, **more) for name in comparison.parts]
+    paths = draw_claims(pairs, tmp_path)
+    assert paths[-4:] == [tmp_path / f"likelihood-vs-least-squares{suffix}" for suffix in SUFFIXES]
+    table = pd.read_csv(paths[-2])
+    assert list(dict.fromkeys(table["panel"])) == [made_of.claim.model for made_of, _ in pairs]
+    assert set(table["series"]) == {aspect.column for aspect in (comparison.main, *comparison.others)}
+    alone = draw_claims(pairs[:3], tmp_path / "fewer")
+    assert not any("likelihood-vs" in path.name for path in alone)
 
 
 def test_one_side_alone_is_not_compared(drawn, tmp_path):
