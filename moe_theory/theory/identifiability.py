@@ -48,7 +48,7 @@ from moe_theory.theory.margins import (
     second_order,
 )
 from moe_theory.theory.registered_families import ModelView
-from moe_theory.theory.visibility import Visibility, followed, split_of
+from moe_theory.theory.visibility import Visibility, followed, insisted, split_of, visibility
 from moe_theory.threads import one_blas_thread
 
 JOINT_STARTS = 4
@@ -81,22 +81,26 @@ class CellVerdict(NamedTuple):
 
     Attributes:
         cell, second: the atom and its second-order margin.
-        visibility: of the split, where the margin is zero, of as few atoms as it is clear for; None otherwise.
+        seen: visibility of the split where the margin is zero, of as few atoms as it is clear for; where it shows at a
+            finite order also with one atom more, which may hide it better. Empty where there is nothing to follow.
         gauge: of the atom.
         blame: largest first.
         reason: what gate and output do along the blamed blocks.
         exact: blocks whose splits were confirmed to be invisible in rational arithmetic.
-        larger: the same split with one atom more, where it shows at a finite order; more atoms may hide it better.
     """
 
     cell: Cell
     second: SecondOrder
-    visibility: Visibility | None
+    seen: tuple[Visibility, ...]
     gauge: tuple[GaugePart, ...]
     blame: tuple[Blame, ...]
     reason: str
     exact: tuple[str, ...]
-    larger: Visibility | None = None
+
+    @property
+    def visibility(self) -> Visibility | None:
+        """Of the fewest atoms."""
+        return self.seen[0] if self.seen else None
 
     def law(self, atoms: int) -> Prediction | None:
         """Predicted law of the atoms in a cell of so many; None where the margin is undecided."""
@@ -105,9 +109,8 @@ class CellVerdict(NamedTuple):
         fewest = self.second.fewest
         if self.second.decision == "positive" or fewest is None or atoms < fewest:
             return Prediction("power", -0.25)
-        assert self.visibility is not None
-        known = [each for each in (self.larger, self.visibility) if each is not None and each.atoms[0] <= atoms]
-        return law_of(known[0]) if known else None
+        known = [each for each in self.seen if each.atoms[0] <= atoms]
+        return law_of(known[-1]) if known else None
 
 
 def law_of(seen: Visibility) -> Prediction | None:
@@ -200,24 +203,46 @@ def identify(mixture: Mixture, look: bool = True) -> Identifiability:
         look: follow splits whose margin is zero, to find the order at which they show.
     """
     cells, first = cells_of(mixture), first_order(mixture)
+    seconds = [second_order(first, [cell]) for cell in cells]
     verdicts = []
-    for cell in cells:
-        second = second_order(first, [cell])
-        seen = larger = None
-        if second.decision == "zero" and look:
-            assert second.fewest is not None
-            split = split_of([cell], second.limited[second.fewest].factors)
-            seen = followed(mixture, split)
-            if seen.is_clear and not seen.is_invisible:
-                larger = followed(mixture, split, seen.atoms[0] + 1)
+    for cell, second, seen in zip(cells, seconds, _followed(mixture, cells, seconds, look), strict=True):
         own = mixture[cell.place]
         blame = blame_of(own, cell, second)
-        exact = exact_blocks(own, cell) if seen is not None and seen.is_invisible else ()
+        exact = exact_blocks(own, cell) if seen and seen[0].is_invisible else ()
         reason = reason_of(own, cell, second, blame)
-        verdicts.append(CellVerdict(cell, second, seen, gauge_of(own, cell), blame, reason, exact, larger))
-    together = together_of(mixture, first, cells, [each.second for each in verdicts], look)
+        verdicts.append(CellVerdict(cell, second, seen, gauge_of(own, cell), blame, reason, exact))
+    together = together_of(mixture, first, cells, seconds, look)
     common = common_gauge_of(mixture, first)
     return Identifiability(first, tuple(verdicts), together, common, frozen_margin(mixture, first))
+
+
+def _followed(
+    mixture: Mixture, cells: Sequence[Cell], seconds: Sequence[SecondOrder], look: bool
+) -> list[tuple[Visibility, ...]]:
+    """What is seen of each cell's split of margin zero.
+
+    An unclear search is made again unless another cell has an invisible split into no more atoms: that decides the law.
+    """
+    splits = [
+        split_of([cell], second.limited[second.fewest].factors)
+        if look and second.decision == "zero" and second.fewest is not None
+        else None
+        for cell, second in zip(cells, seconds, strict=True)
+    ]
+    first = [None if split is None else visibility(mixture, split) for split in splits]
+    hidden = [seen.atoms[0] for seen in first if seen is not None and seen.is_invisible]
+    found: list[tuple[Visibility, ...]] = []
+    for split, seen in zip(splits, first, strict=True):
+        if split is None or seen is None:
+            found.append(())
+            continue
+        if not seen.is_clear and not any(atoms <= seen.atoms[0] for atoms in hidden):
+            seen = insisted(mixture, split, seen)
+        if seen.is_clear and not seen.is_invisible:
+            found.append((seen, followed(mixture, split, seen.atoms[0] + 1)))
+        else:
+            found.append((seen,))
+    return found
 
 
 def together_of(
