@@ -45,7 +45,7 @@ def moves(
 def farthest_invisible(
     setup: Setup, chart: Chart, known: Float[np.ndarray, "points z"]
 ) -> Float[np.ndarray, " z"] | None:
-    """The invisible split inside Theta with the largest D_12 that the margins of single atoms lead to.
+    """The invisible split inside Theta with the largest D_12 that the margins lead to: of single atoms, else of all.
 
     None where there is none, and where one of the known measures is invisible and far already, so that nothing need be
     looked for: LoRA costs nothing.
@@ -64,15 +64,17 @@ def farthest_invisible(
 
 
 def _splits(setup: Setup, chart: Chart) -> Iterator[Float[np.ndarray, " z"]]:
-    """Of every atom whose margin is zero, its largest invisible split inside Theta."""
+    """Of every atom whose margin is zero, its largest invisible split inside Theta; of all at once if there is none."""
     mixture = mixture_of(setup.model, setup.truth, setup.design)
-    first = first_order(mixture)
-    for cell in cells_of(mixture):
-        spare = chart.k - len(mixture[cell.place].weights)
-        factor = null_split(first, cell, spare + 1)
-        if factor is None:
-            continue
-        for sets in hidden_measures(mixture, split_of([cell], [factor])):
+    first, cells = first_order(mixture), cells_of(mixture)
+    spare = chart.k - len(mixture[0].weights)
+    alone = [(cell, null_split(first, [cell], spare + 1)) for cell in cells]
+    found = [split_of([cell], factors) for cell, factors in alone if factors is not None]
+    if not found and len(cells) > 1 and spare >= max(len(own.weights) for own in mixture):
+        together = null_split(first, cells, 2)
+        found = [] if together is None else [split_of(cells, together)]
+    for split in found:
+        for sets in hidden_measures(mixture, split):
             z = np.concatenate([_filled(chart, *map(np.asarray, own)) for own in sets])
             if float(jnp.min(chart.slacks(jnp.asarray(z)))) > LEAST_SLACK:
                 yield z

@@ -17,6 +17,8 @@ RANGE = (1e-6, 1e-3)
 as Theta lets them, and omega is no power."""
 INVISIBLE = 1e-11
 """Distance in L2(mu) that counts as rounding; outputs are of order one."""
+APART = 1e-6
+"""D_12 of a measure away from the truth: below it f_G need not move by more than rounding, at a small margin."""
 LATTICE = 61
 
 
@@ -68,9 +70,9 @@ class Modulus(NamedTuple):
 def envelope(found: Sequence[tuple[float, float]]) -> Modulus:
     """The increasing envelope of (distance, loss) pairs, and its slope.
 
-    The slope is 0 if one of the measures does not move f_G at all: omega does not go to 0 then. Otherwise it is that of
-    the least-squares line through log omega on a lattice of log delta in ``RANGE``, straight between the corners of the
-    envelope, so that many measures at one distance count no more than one.
+    The slope is 0 if a measure away from the truth does not move f_G at all: omega does not go to 0 then. Otherwise it
+    is that of the least-squares line through log omega on a lattice of log delta in ``RANGE``, straight between the
+    corners of the envelope, so that many measures at one distance count no more than one.
     """
     pairs = np.array(sorted((max(distance, RESOLVED), loss) for distance, loss in found))
     highest = np.maximum.accumulate(pairs[:, 1])
@@ -83,7 +85,8 @@ def envelope(found: Sequence[tuple[float, float]]) -> Modulus:
 
 def _slope(distances: Float[np.ndarray, " p"], reached: Float[np.ndarray, " p"]) -> float:
     ends = max(RANGE[0], float(distances[0])), min(RANGE[1], float(distances[-1]))
-    if distances[0] <= INVISIBLE or ends[0] >= ends[1]:
+    hidden = reached[distances <= INVISIBLE]
+    if np.any(hidden > APART) or ends[0] >= ends[1]:
         return 0.0
     lattice = np.linspace(float(np.log(ends[0])), float(np.log(ends[1])), LATTICE)
     return float(np.polyfit(lattice, np.interp(lattice, np.log(distances), np.log(reached)), 1)[0])

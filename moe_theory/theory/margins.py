@@ -373,22 +373,25 @@ def second_order(first: FirstOrder, cells: Sequence[Cell], starts: int = STARTS)
     return SecondOrder(minimum, limited, rounding, decision, null)
 
 
-def null_split(first: FirstOrder, cell: Cell, atoms: int, starts: int = STARTS) -> Float[np.ndarray, "p e"] | None:
-    """Y of a split in at most so many atoms whose second-order margin is zero, with as few as there are; None if none.
+def null_split(
+    first: FirstOrder, cells: Sequence[Cell], atoms: int, starts: int = STARTS
+) -> list[Float[np.ndarray, "_ _"]] | None:
+    """Y_j of a split of these cells in at most so many atoms each whose (joint) second-order margin is zero, or None.
 
-    The rank-limited problems of ``second_order`` alone: a positive margin is not proved, which is what takes the time.
+    Of as few atoms as can be. The rank-limited problems of ``second_order`` alone: a positive margin is not proved,
+    which is what takes the time.
 
     Args:
         first: of the whole mixture.
-        cell: the atom that is split.
-        atoms: largest number of parts.
+        cells: the atoms that are split.
+        atoms: largest number of parts of each.
         starts: of each rank-limited problem.
     """
-    forms, rounding = _forms(first, [cell]), _rounding(first, cell)
+    forms, rounding = _forms(first, cells), max(_rounding(first, cell) for cell in cells)
     for columns in range(1, atoms):
-        best = rank_limited(forms, columns, starts, enough=rounding)[0]
+        best = rank_limited(forms, columns, starts)[0]
         if best.value <= rounding:
-            return best.factors[0]
+            return best.factors
     return None
 
 

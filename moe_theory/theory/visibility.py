@@ -209,11 +209,19 @@ def split_of(cells: Sequence[Cell], factors: Sequence[Float[np.ndarray, "_ _"]])
 
 
 def followed(mixture: Mixture, split: Split, atoms: int | None = None) -> Visibility:
-    """``visibility`` of the fewest atoms, from ``atoms`` on, for which it is clear; of so many if it never is."""
+    """``visibility``, and ``insisted`` where it is not clear."""
     first = visibility(mixture, split, atoms)
-    if first.is_clear:
-        return first
-    again = visibility(mixture, split, atoms, starts=MORE_STARTS, iterations=MORE_ITERATIONS)
+    return first if first.is_clear else insisted(mixture, split, first)
+
+
+def insisted(mixture: Mixture, split: Split, first: Visibility) -> Visibility:
+    """The search made again: of the fewest atoms, from so many on, for which it is clear; of so many if it never is.
+
+    Args:
+        mixture, split: as for ``visibility``.
+        first: what it found.
+    """
+    again = visibility(mixture, split, first.atoms[0], starts=MORE_STARTS, iterations=MORE_ITERATIONS)
     if again.is_clear or len(split.factors) > 1:
         return again
     for more in range(1, MORE_ATOMS + 1):

@@ -13,6 +13,7 @@ from moe_theory.study.invisible import farthest_invisible, moves
 from moe_theory.study.problem import build
 from moe_theory.study.replicate import Replicator
 from moe_theory.study.spec import ProblemSpec, SweepSpec
+from moe_theory.theory.envelope import INVISIBLE
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -68,6 +69,18 @@ def test_spare_atoms_change_nothing():
 
 def test_rank_one_has_none():
     assert _found(RANK_TWO.model_copy(update={"rank": 1}))[3] is None
+
+
+def test_atoms_that_cannot_be_split_alone_are_split_together():
+    """Global magnitudes: nothing with one spare atom, and an invisible split of both true atoms with two."""
+    problem = ProblemSpec(dimension=2, k_true=2, k_fit=3, support=64, adapter="dora", magnitudes="global")
+    assert _found(problem)[3] is None
+    setup, chart, splits, z = _found(problem.model_copy(update={"k_fit": 4}))
+    assert z is not None
+    distances, losses = moves(setup, chart, np.stack([z]))
+    assert distances[0] < 1e-11
+    assert losses[0] > 0.01
+    assert moves(setup, chart, splits)[0].min() > INVISIBLE
 
 
 def test_nothing_is_looked_for_where_a_split_of_one_block_is_invisible(monkeypatch):

@@ -27,6 +27,12 @@ def test_the_envelope_keeps_the_largest_loss_within_each_distance():
     np.testing.assert_allclose(found.at(np.array([1e-13, 1e-12, 5e-4, 1.0])), [0.0, 0.1, 0.5, 1.0])
 
 
+@pytest.mark.parametrize(("loss", "slope"), [(1e-14, 1.0), (0.5, 0.0)])
+def test_a_measure_that_does_not_move_f_is_a_plateau_unless_it_is_the_truth(loss, slope):
+    found = envelope([(1e-16, loss), *((delta, delta) for delta in np.geomspace(1e-7, 1.0, 40).tolist())])
+    assert found.slope == pytest.approx(slope, abs=1e-9)
+
+
 @pytest.mark.parametrize("slope", [1.0, 0.5, 0.25])
 def test_the_slope_of_a_power_is_its_exponent(slope):
     distances = np.geomspace(1e-7, 1.0, 40)
