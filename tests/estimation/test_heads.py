@@ -88,7 +88,7 @@ def both(lane, z):
     return view.derivatives(y, multipliers)[:3], automatic, view.slope(y)[1]
 
 
-@pytest.mark.parametrize("name", ["lora, 2 heads", "hora, 2 heads", "dora, global, free tau"])
+@pytest.mark.parametrize("name", ["lora, 2 heads", "hora, 2 heads", "dora, global, free tau", "dora, global, 2 heads"])
 def test_derivatives_are_exact(name):
     *_, lane, z = parts(name)
     exact, automatic, slope = both(lane, z)
