@@ -15,7 +15,7 @@ from moe_theory.errors import MoeTheoryError
 from moe_theory.study.adapted_spec import AdaptedSweepSpec
 from moe_theory.study.density_spec import DensitySweepSpec
 from moe_theory.study.progress import Progress
-from moe_theory.study.spec import SweepSpec, problem_hash, revise
+from moe_theory.study.spec import SweepSpec, parse_sizes, problem_hash, revise
 from moe_theory.study.store import CellKey, Store
 from moe_theory.theory.claims import Claim, claim_named
 from moe_theory.threads import keep_one_blas_thread, one_thread_of_blas
@@ -27,13 +27,14 @@ SMOKE: dict[str, Any] = {"sizes": "1e4:1e6:4", "replications": 8, "starts": "smo
 """Seconds instead of minutes: shows that everything runs, decides nothing."""
 
 
-SMOKE_DENSITY = {**SMOKE, "sizes": "1e8:1e11:4"}
-"""The same for densities, whose laws begin at larger sizes."""
+SMOKE_FAR = {**SMOKE, "sizes": "1e8:1e11:4"}
+"""The same where laws begin at larger sizes: densities, the Gaussian gate, sets that settle late."""
 
 
 def smoke_of(claim: Claim) -> dict[str, Any]:
     """The settings of a claim's smoke run."""
-    return SMOKE if claim.kind == "regression" else SMOKE_DENSITY
+    begins = max(measure.from_size for measure in (claim.main, *claim.others))
+    return SMOKE if claim.kind == "regression" and begins <= parse_sizes(SMOKE["sizes"])[-1] else SMOKE_FAR
 
 
 def sweep_of(claim: Claim, **changes: Any) -> SweepSpec:
