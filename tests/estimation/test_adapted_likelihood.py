@@ -19,7 +19,7 @@ KINDS = {
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param("joint", marks=pytest.mark.slow), "conditional", "groups"])
 def test_derivatives_in_the_coordinates_of_a_step_are_those_of_automatic_differentiation(kind):
     setup = build_adapted(AdaptedProblemSpec(**KINDS[kind]))
     own = setup.regression

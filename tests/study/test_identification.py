@@ -96,6 +96,7 @@ def test_a_model_of_ones_own_is_certified():
     assert answer.as_text().startswith("model                mine\n")
 
 
+@pytest.mark.slow
 def test_global_magnitudes_hide_a_split_of_all_atoms_at_once():
     """Magnitudes rho m in common and, in every atom, columns on both sides of the old one at angle acos(1 / rho).
 

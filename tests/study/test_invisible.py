@@ -71,6 +71,7 @@ def test_rank_one_has_none():
     assert _found(RANK_TWO.model_copy(update={"rank": 1}))[3] is None
 
 
+@pytest.mark.slow
 def test_atoms_that_cannot_be_split_alone_are_split_together():
     """Global magnitudes: nothing with one spare atom, and an invisible split of both true atoms with two."""
     problem = ProblemSpec(dimension=2, k_true=2, k_fit=3, support=64, adapter="dora", magnitudes="global")
@@ -91,6 +92,7 @@ def test_nothing_is_looked_for_where_a_split_of_one_block_is_invisible(monkeypat
     assert _found(ProblemSpec(dimension=2, k_true=1, k_fit=2, support=64, adapter="lora"))[3] is None
 
 
+@pytest.mark.slow
 def test_the_search_reaches_at_least_the_invisible_split_in_every_replication(found):
     setup, chart, _, z = found
     sweep = SweepSpec(problem=RANK_TWO, sizes=(10**6, 10**10), replications=8, starts="smoke", block=8)

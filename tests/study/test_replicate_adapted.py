@@ -99,6 +99,7 @@ def test_rows_of_a_smoke_sweep_are_certified_and_have_every_column(name):
 
 
 @pytest.mark.usefixtures("quick")
+@pytest.mark.slow
 def test_over_fitted_atoms_of_a_line_are_nearer_at_a_larger_size():
     """d = 1, one true atom (of rank one and given size there are two): 10^4 times the data, n^-1/4 shrinks tenfold.
 
