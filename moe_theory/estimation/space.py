@@ -151,13 +151,11 @@ class Chart(eqx.Module):
         """z of a measure; a weight below the floor gives a negative entry."""
         if self.sets > 1:
             return self.by_set(Chart.coordinates, measure).reshape(-1)
-        weights = jnp.exp(measure.log_weights)
-        excess = weights - self.space.weight_floor * jnp.sum(weights)
-        return self._join(excess, measure.atoms, ravel_pytree(measure.common)[0])
+        return self.closed(self._join(jnp.exp(measure.log_weights), measure.atoms, ravel_pytree(measure.common)[0]))
 
-    def _join(self, excess: Float[Array, " k"], atoms: Any, common: Float[Array, " c"]) -> Float[Array, " z"]:
+    def _join(self, first: Float[Array, " k"], atoms: Any, common: Float[Array, " c"]) -> Float[Array, " z"]:
         factors = jax.vmap(lambda atom: ravel_pytree(atom)[0])(atoms)
-        return jnp.concatenate([excess, factors.reshape(-1), common])
+        return jnp.concatenate([first, factors.reshape(-1), common])
 
     def slacks(self, z: Float[Array, " z"]) -> Float[Array, " constraints"]:
         """Positive inside Theta: v_i (k of them), 1 - sum w / W, each atom's own, and those of what all share."""
