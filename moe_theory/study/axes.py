@@ -41,11 +41,9 @@ def draw_errors(ax: Axes, panel: Panel, panels: Sequence[Panel]) -> None:
         ax.plot(*panel.bound, color=GREY, linewidth=1.0, linestyle=BOUND_LINE, zorder=1, gid="bound")
     for series, look in zip(panel.series, _looks(panel), strict=True):
         curve, color, center = series.curve, look["color"], np.exp(series.curve.log_center)
-        if series.identified is not None:
-            low, high = series.identified
-            ax.fill_between(
-                curve.n, low, high, facecolor="none", edgecolor=color, alpha=0.55, hatch="////", linewidth=0
-            )
+        if series.band is not None:
+            hatched = {"facecolor": "none", "edgecolor": color, "alpha": 0.55, "hatch": "////"}
+            ax.fill_between(curve.n, *series.band, **hatched, linewidth=0)
         ax.fill_between(curve.n, curve.lower, curve.upper, color=color, alpha=0.18, linewidth=0)
         if series.tail is not None:
             ax.plot(curve.n, series.tail[1], "_", color=color, markersize=7, gid=f"{series.name}:tail")
@@ -130,7 +128,7 @@ def legend_entries(panel: Panel) -> list[tuple[Line2D | Patch, str]]:
     entries += [(Line2D([], [], **look), _measured(s)) for s, look in zip(panel.series, looks, strict=True)]
     for series, look in zip(panel.series, looks, strict=True):
         color = look["color"]
-        if series.identified is not None:
+        if series.band is not None:
             hatched = Patch(facecolor="none", edgecolor=color, alpha=0.55, hatch="//////", linewidth=0)
             entries.append((hatched, f"{series.label}: range over the identified set"))
         if series.tail is not None:

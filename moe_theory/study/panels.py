@@ -23,6 +23,8 @@ BOUND_POINTS = 73
 """Points at which a lower bound is drawn."""
 IDENTIFIED_SET = ("D_12_lowest", "D_12_highest")
 """Columns with the least and largest D_12 over the fits that the objective cannot tell apart."""
+NARROW_BAND = 1.25
+"""A band whose bounds are nearer than this ratio lies within the width of a marker, on axes of several decades."""
 _BLOCKS = {
     "": ("all blocks", 6),
     "_center": ("centres $c$", 0),
@@ -72,7 +74,7 @@ class Series:
         reference: predicted exponent, if a power is predicted.
         empty: replications at sizes at which not one has a value, by size; they are only in the CSV.
         identified: least and largest value over the identified set (medians of the bounds), aligned with
-            `curve.n`, NaN where unknown; drawn as a hatched band.
+            `curve.n`, NaN where unknown; drawn as a hatched band where it can be seen.
         tail: level and values of an upper quantile, aligned with `curve.n`; drawn as a dash above each median.
         look: colour, marker and line style, by number; None for the first that the panel has free.
     """
@@ -88,6 +90,14 @@ class Series:
     identified: tuple[Array, Array] | None = None
     tail: tuple[float, Array] | None = None
     look: int | None = None
+
+    @property
+    def band(self) -> tuple[Array, Array] | None:
+        """The identified set, unless it is as narrow as the curve's own line at every size."""
+        if self.identified is None:
+            return None
+        low, high = self.identified
+        return self.identified if np.any(high > NARROW_BAND * low) else None
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,16 @@ def test_an_identified_set_that_reaches_zero_does_not_stretch_the_axis():
     assert claim_panel("LoRA", unknown).series[0].identified is None
 
 
+def test_a_set_as_narrow_as_its_curve_is_kept_in_the_table_but_neither_drawn_nor_named():
+    frame = results()
+    frame = frame.assign(D_12_lowest=0.95 * frame["D_12"], D_12_highest=1.05 * frame["D_12"])
+    panel = claim_panel("HoRA", frame)
+    figure = draw([panel])
+    assert not any(each.get_hatch() for each in figure.axes[0].collections)
+    assert not any("identified set" in text for text in legend_texts(figure))
+    assert plotted([panel]).set_index("series").loc["D_12", "identified_lowest"].notna().all()
+
+
 def test_every_series_of_a_panel_looks_different():
     curve, _ = curve_of(results(SIZES[:2]), "D_12")
     assert curve is not None
