@@ -14,7 +14,7 @@ from moe_theory.study.panels import curve_of
 from moe_theory.study.report import predicted_words, report
 from moe_theory.study.store import Store
 from moe_theory.study.sweep import run_claims, smoke_of, sweep_of
-from moe_theory.study.tables import verdict_table
+from moe_theory.study.tables import exponent_words, verdict_table
 from moe_theory.study.verdict import standing_laws
 from moe_theory.theory.claims import Claim, claim_named
 from moe_theory.theory.laws import compare_laws
@@ -121,12 +121,12 @@ def told_of_short_range(claim: Claim, rows: pd.DataFrame, sizes: str) -> str:
             continue
         laws = compare_laws(curve)
         power = laws.fits["power"]
-        low, high = power.intervals["exponent"]
+        exponent, (low, high) = power.parameters["exponent"], power.intervals["exponent"]
         predicted = measure.prediction.exponent
         held = "" if predicted is None else ", inside" if low <= predicted <= high else ", outside"
         left = " or ".join(sorted(standing_laws(laws))) or "none of power, inverse-log, plateau"
         lines.append(
-            f"  {measure.words}: {power.parameters['exponent']:+.3f} [{low:+.3f}, {high:+.3f}], predicted "
+            f"  {measure.words}: {exponent_words(exponent, (low, high))}, predicted "
             f"{predicted_words(measure.prediction)}{held}; laws not rejected: {left}"
         )
     return "\n".join(lines)

@@ -14,7 +14,7 @@ from moe_theory.study.density_spec import DensitySweepSpec
 from moe_theory.study.drawing import Drawn, lasting
 from moe_theory.study.panels import curve_of
 from moe_theory.study.provenance import provenance
-from moe_theory.study.tables import aligned
+from moe_theory.study.tables import aligned, exponent_words
 from moe_theory.theory.density_claims import WORDS
 from moe_theory.theory.laws import compare_laws
 from moe_theory.theory.summaries import ErrorCurve
@@ -50,9 +50,8 @@ def main() -> None:
         panels[made.claim.model] = curves, moduli
         for block, curve in curves.items():
             fit = compare_laws(curve).fits["power"]
-            low, high = fit.intervals["exponent"]
             first, last = float(curve.n[0]), float(curve.n[-1])
-            measured = f"{fit.parameters['exponent']:+.3f} [{low:+.3f}, {high:+.3f}]"
+            measured = exponent_words(fit.parameters["exponent"], fit.intervals["exponent"])
             local = [f"{moduli.exponent(block, start, last):+.4f}" for start in (first, last / 100)]
             table.append([made.claim.id, WORDS[block.split("_")[1]], measured, *local])
     print(aligned(table))

@@ -9,7 +9,7 @@ import pandas as pd
 
 from moe_theory.errors import InputError
 from moe_theory.study.panels import curve_of
-from moe_theory.study.tables import aligned
+from moe_theory.study.tables import aligned, exponent_words
 from moe_theory.study.verdict import CERTIFIED_SHARE, Status, equivalence_margin
 from moe_theory.theory.comparisons import Aspect, Comparison, Pair
 from moe_theory.theory.contrasts import Contrast, Estimate, contrast
@@ -201,14 +201,13 @@ def comparison_table(made: ComparisonReport) -> str:
     for each in (made.main, *made.others):
         for place, (pair, found) in enumerate(zip(made.comparison.pairs, each.contrasts, strict=True)):
             ratio = np.exp([found.log_ratio.value, *found.log_ratio.interval()])
-            low, high = found.exponents.interval()
             predicted = f"{pair.ratio:.3g}" if each.aspect.predicted and pair.ratio is not None else "-"
             rows.append(
                 [
                     made.comparison.id if place == 0 and each is made.main else "",
                     each.aspect.words if place == 0 else "",
                     pair.label,
-                    f"{found.exponents.value:+.3f} [{low:+.3f}, {high:+.3f}]",
+                    exponent_words(found.exponents.value, found.exponents.interval()),
                     f"{ratio[0]:.3g} [{ratio[1]:.3g}, {ratio[2]:.3g}]",
                     predicted,
                     str(each.status) if place == 0 else "",

@@ -19,10 +19,10 @@ from moe_theory.estimation.starts import StartMaker, StartPlan
 from moe_theory.estimation.trust_region import SMALLEST_BARRIER, initial_state
 from moe_theory.models.measure import MixingMeasure
 from moe_theory.sampling.statistics import Statistics, draw_statistics
-from moe_theory.study.panels import Panel, Series
+from moe_theory.study.panels import Panel
 from moe_theory.study.problem import Setup, build
 from moe_theory.study.spec import SweepSpec
-from moe_theory.study.tables import aligned
+from moe_theory.study.tables import aligned, exponent_words
 from moe_theory.theory.voronoi import Losses, effective_losses
 
 NEAR = StartPlan(splits=((0.25, 1.0),), far=0, frozen=0, untied=0, near=(0.25,), untied_exact=0)
@@ -135,11 +135,7 @@ def descent_table(drawn: Sequence[tuple[Panel, pd.DataFrame]], columns: Mapping[
         share = 100 * np.mean(frame["certified"].to_numpy(dtype=np.float64))
         decrement = np.median(frame["decrement"].to_numpy())
         last = [f"{decrement:.2g}", f"{above:.2g}", f"{share:.1f} %"]
-        rows.append([panel.title, *(_exponent(by_name.get(column)) for column in columns), *last])
+        shown = [by_name.get(column) for column in columns]
+        words = ["-" if each is None else exponent_words(each.exponent, each.interval) for each in shown]
+        rows.append([panel.title, *words, *last])
     return aligned(rows)
-
-
-def _exponent(series: Series | None) -> str:
-    if series is None or series.exponent is None or series.interval is None:
-        return "-"
-    return f"{series.exponent:+.3f} [{series.interval[0]:+.3f}, {series.interval[1]:+.3f}]"

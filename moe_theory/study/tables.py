@@ -90,12 +90,16 @@ def witness_words(seen: Witness) -> list[str]:
 def judged_words(judged: Judged) -> list[str]:
     """A measure in five words: what it is, the predicted law, the exponent with its interval, the law, the verdict."""
     verdict = judged.verdict
-    if verdict.exponent is None or verdict.interval is None:
-        exponent = "-"
-    else:
-        exponent = f"{verdict.exponent:+.3f} [{verdict.interval[0]:+.3f}, {verdict.interval[1]:+.3f}]"
+    exponent = exponent_words(verdict.exponent, verdict.interval)
     predicted = predicted_words(judged.measure.prediction)
     return [judged.measure.words, predicted, exponent, verdict.law, str(verdict.status)]
+
+
+def exponent_words(exponent: float | None, interval: tuple[float, float] | None) -> str:
+    """An exponent and its interval, as in every table; a dash where there is none."""
+    if exponent is None or interval is None:
+        return "-"
+    return f"{exponent:+.3f} [{interval[0]:+.3f}, {interval[1]:+.3f}]"
 
 
 def aligned(rows: list[list[str]]) -> str:
