@@ -25,7 +25,11 @@ LAST_CHANCE = 3
 """...which is given up after this many times as many."""
 
 DOMINATED = 4
-"""Status of a lane that was stopped because another start of the same data is certain to stay lower."""
+"""Status of a lane that was stopped because another start of the same data is, in all likelihood, to stay lower.
+
+Along a curved valley F may fall by more than any multiple of the decrement. In 48 replications of five systems (DoRA,
+DoRAN, HoRA, LoRA, multi-head LoRA, 13 starts each) that were also run without this rule, it cost two of them a lower
+minimum, by 0.007 and by 1.9 units of F; it saved 10 to 40 % of the iterations."""
 
 FEWEST = 8
 """Iterations that every lane is granted."""
