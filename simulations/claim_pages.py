@@ -12,10 +12,11 @@ from moe_theory.errors import InputError
 from moe_theory.study.comparing import compare
 from moe_theory.study.pages import claims_page
 from moe_theory.study.report import report
+from moe_theory.study.spec import ProblemSpec
 from moe_theory.study.store import Store
 from moe_theory.study.stored import holds
 from moe_theory.study.sweep import rows_of, sweep_of
-from moe_theory.study.witnesses import witnesses
+from moe_theory.study.witnesses import kept, witnesses
 from moe_theory.theory.claims import CLAIMS as TABLE
 from moe_theory.theory.comparisons import COMPARISONS
 
@@ -44,7 +45,14 @@ def main() -> None:
             print(f"left out: {claim.id}: {error}", file=sys.stderr)
     compared = [compare(each, rows) for each in COMPARISONS.values() if rows.keys() >= set(each.parts)]
     seen = {name: witnesses(made, store) for name, made in reports.items()}
-    PAGE.write_text(claims_page(list(TABLE.values()), reports, compared, given.figures, seen), encoding="utf-8")
+    found = {}
+    for claim in TABLE.values():
+        problem = sweep_of(claim).problem
+        answer = kept(store, problem) if isinstance(problem, ProblemSpec) else None
+        if answer is not None and claim.specification == "over":
+            found[claim.id] = answer
+    page = claims_page(list(TABLE.values()), reports, compared, given.figures, seen, found)
+    PAGE.write_text(page, encoding="utf-8")
     print(PAGE)
 
 

@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from moe_theory.study.comparing import ComparisonReport, comparison_table
+from moe_theory.study.glance import glance_table, margins_table
 from moe_theory.study.report import Report, predicted_words
 from moe_theory.study.sweep import sweep_of
 from moe_theory.study.tables import WITNESS_HEAD, aligned, judged_words, witness_words
@@ -74,8 +76,9 @@ def claims_page(
     comparisons: Sequence[ComparisonReport],
     figures: Path,
     seen: Mapping[str, Witnesses] = MappingProxyType({}),
+    found: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> str:
-    """Markdown: one section per claim, then one per comparison.
+    """Markdown: two tables of everything, one section per claim, then one per comparison.
 
     Args:
         claims: in the order of the page.
@@ -83,6 +86,7 @@ def claims_page(
         comparisons: those whose claims are all stored.
         figures: folder; a claim whose figure is in it shows it.
         seen: prediction and modulus beside the reports, by id.
+        found: what `certify` keeps of the claims' problems, by id.
     """
     head = (
         "# Every claim\n\nMade by `simulations/claim_pages.py` from stored rows; nothing here is typed in. Each "
@@ -91,7 +95,23 @@ def claims_page(
         "[verdict-calibration.md](verdict-calibration.md).\n"
     )
     sections = [_section(claim, reports.get(claim.id), figures, seen.get(claim.id)) for claim in claims]
-    return "\n".join([head, *sections, *map(_comparison, comparisons)])
+    return "\n".join([head, *_glance(reports, seen, found), *sections, *map(_comparison, comparisons)])
+
+
+def _glance(
+    reports: Mapping[str, Report], seen: Mapping[str, Witnesses], found: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """What is stored, one line per claim."""
+    lines = []
+    if reports:
+        lines += ["## Verdicts", "", glance_table(reports.values(), seen), ""]
+    if found:
+        told = (
+            "Of the claim's truth, the least over its true atoms; `0` is zero to rounding, and what a split of margin "
+            "zero does is told (f is in units of phi; [certify.md](certify.md))."
+        )
+        lines += ["## Margins", "", told, "", margins_table(found), ""]
+    return lines
 
 
 def _section(claim: Claim, made: Report | None, figures: Path, seen: Witnesses | None) -> str:
