@@ -1,9 +1,7 @@
 """Test session: float64, two host devices, run-time shape checks, no implicit rank promotion."""
 
 import os
-import platform
 import sys
-import zlib
 from pathlib import Path
 
 import jaxtyping
@@ -17,20 +15,8 @@ CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 """Checks annotations at run time; a whole number passes for a float, as the typing standard says."""
 
 
-def _machine_key() -> str:
-    """Name the kind of processor, because compiled code must not travel to another kind."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.is_file() else []
-    flags = next((line for line in lines if line.startswith("flags")), platform.processor())
-    return f"{platform.machine()}-{zlib.crc32(flags.encode()):08x}"
-
-
 def _prepare_environment() -> None:
     """Set what JAX reads once, when it is first imported."""
-    cache = REPOSITORY / ".cache" / "jax" / _machine_key()
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_force_host_platform_device_count" not in flags:
@@ -43,6 +29,9 @@ def _prepare_libraries() -> None:
         raise RuntimeError("moe_theory was imported before its shape checks could be installed")
     jaxtyping.install_import_hook("moe_theory", CHECKER)
     matplotlib.use("Agg")
+    from moe_theory.compiled import keep_compiled
+
+    keep_compiled(REPOSITORY / ".cache" / "jax")
     import jax
 
     import moe_theory
