@@ -49,7 +49,6 @@ def run(
     replications: int | None,
     seed: int,
     given: argparse.Namespace,
-    accuracies: Sequence[float] | None = None,
 ) -> list[Drawn]:
     """Run the claims with the script's numbers (None: every claim's own) or smoke sizes; print the verdict table."""
     settings = asked(sizes, replications)
@@ -58,10 +57,7 @@ def run(
         for claim in map(claim_named, claims)
     ]
     computed = run_claims(sweeps, Store(given.results), given.workers)
-    drawn = [
-        (report(claim, sweep, rows, accuracies=accuracies), rows)
-        for (claim, sweep), rows in zip(sweeps, computed, strict=True)
-    ]
+    drawn = [(report(claim, sweep, rows), rows) for (claim, sweep), rows in zip(sweeps, computed, strict=True)]
     print(verdict_table([made for made, _ in drawn]))
     return drawn
 

@@ -10,10 +10,10 @@ import sys
 from common import options, run
 
 from moe_theory.errors import InputError
-from moe_theory.study.drawing import lasting
+from moe_theory.study.drawing import Drawn, lasting
 from moe_theory.study.phases import ACCURACIES, SET_COLUMN, needed, needed_figure
 from moe_theory.study.provenance import provenance
-from moe_theory.study.report import Judged, Report
+from moe_theory.study.report import Judged, report
 
 SYSTEMS = {
     "LoRA": "lora-over",
@@ -29,19 +29,21 @@ REPLICATIONS = None
 SEED = 0
 
 
-def judged_set(made: Report) -> Judged:
-    """The measure of `SET_COLUMN` of a claim."""
-    return next(each for each in (made.main, *made.others) if each.measure.column == SET_COLUMN)
+def judged_set(drawn: Drawn) -> Judged:
+    """The measure of `SET_COLUMN` of a claim, with the sample size of every accuracy that is drawn."""
+    made, rows = drawn
+    finely = report(made.claim, made.sweep, rows, accuracies=ACCURACIES)
+    return next(each for each in (finely.main, *finely.others) if each.measure.column == SET_COLUMN)
 
 
 def main() -> None:
     """Run every system, print the verdicts, draw n(eps)."""
     given = options(__doc__)
-    drawn = run(CLAIMS, SIZES, REPLICATIONS, SEED, given, ACCURACIES)
+    drawn = run(CLAIMS, SIZES, REPLICATIONS, SEED, given)
     systems = []
-    for name, (made, _) in zip(SYSTEMS, drawn, strict=True):
+    for name, each in zip(SYSTEMS, drawn, strict=True):
         try:
-            systems.append(needed(name, judged_set(made)))
+            systems.append(needed(name, judged_set(each)))
         except InputError as error:
             print(f"not drawn: {error}", file=sys.stderr)
     for path in needed_figure(systems, given.figures / "sample-complexity", lasting(provenance())):
