@@ -33,10 +33,10 @@ def glance_table(reports: Iterable[Report], seen: Mapping[str, Witnesses]) -> st
         each = seen[made.claim.id].each if made.claim.id in seen else ()
         main = next((one for one in each if one.judged is made.main), None)
         contradicted = sum(bool(one.disagreements) for one in each if one is not main)
-        also = f"; {contradicted} other measures DISAGREE" if contradicted else ""
+        also = f"; DISAGREE for {contradicted} more below" if contradicted else ""
         rows.append(
             [
-                f"[{made.claim.id}](#{made.claim.id})",
+                f"[{made.claim.id}](#{made.claim.id.replace('.', '')})",
                 made.main.measure.words,
                 predicted_words(made.main.measure.prediction),
                 *_foreseen(main),
