@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from moe_theory.theory.decomposition import singular_values, svd
 from moe_theory.theory.families import AbstractSet, SoftmaxSet
 from moe_theory.theory.margins import RELATIVE_ZERO, Decision, FirstOrder, Mixture, off_span, rank_of
 from moe_theory.theory.registered_families import ModelView
@@ -76,7 +77,7 @@ def _of_set(own: AbstractSet, first: FirstOrder) -> FrozenMargin | None:
         motions.append(moved)
         slopes.append(off_span(first, pulled))
         upper = min(upper, _least(moved, slopes[-1]))
-        before, rank = rank, rank_of(np.linalg.svd(np.concatenate(motions, axis=1), compute_uv=False)).rank
+        before, rank = rank, rank_of(singular_values(np.concatenate(motions, axis=1))).rank
         if rank == before and draw >= len(own.atoms):
             break
     lower = _least(np.concatenate(motions, axis=1), np.concatenate(slopes, axis=1))
@@ -86,9 +87,9 @@ def _of_set(own: AbstractSet, first: FirstOrder) -> FrozenMargin | None:
 
 def _least(motions: Float[np.ndarray, "e c"], slopes: Float[np.ndarray, "N c"]) -> float:
     """Least size of a combination of slopes whose motion has norm one; 0 if it is rounding."""
-    _, values, right = np.linalg.svd(motions, full_matrices=False)
+    _, values, right = svd(motions)
     rank = rank_of(values).rank
-    singular = np.linalg.svd(slopes @ (right[:rank].T / values[:rank]), compute_uv=False)
+    singular = singular_values(slopes @ (right[:rank].T / values[:rank]))
     least = float(singular[-1]) if len(singular) == rank else 0.0
     return least if least > RELATIVE_ZERO * float(singular[0]) else 0.0
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from moe_theory.theory.decomposition import svd
 from moe_theory.theory.families import AbstractSet
 from moe_theory.theory.margins import Cell, FirstOrder, Mixture, chart_of
 
@@ -23,9 +24,9 @@ def _inside(space: Float[np.ndarray, "n g"], vectors: Float[np.ndarray, "n k"]) 
     """Orthonormal basis of the part of a span that lies in a space (given by an orthonormal basis)."""
     if not vectors.shape[1] or not space.shape[1]:
         return np.zeros((space.shape[0], 0))
-    left, values, _ = np.linalg.svd(vectors, full_matrices=False)
+    left, values, _ = svd(vectors)
     span = left[:, values > INSIDE * max(float(values[0]), 1e-300)]
-    _, cosines, turn = np.linalg.svd(space.T @ span, full_matrices=False)
+    _, cosines, turn = svd(space.T @ span)
     return span @ turn[cosines > 1.0 - INSIDE].T
 
 

@@ -30,6 +30,7 @@ from jaxtyping import Array, Float
 
 from moe_theory.errors import InputError
 from moe_theory.precision import require_x64
+from moe_theory.theory.decomposition import singular_values, svd
 from moe_theory.theory.families import AbstractSet
 from moe_theory.theory.spectrahedron import Minimum, compressed, convex, rank_limited
 
@@ -201,7 +202,7 @@ def _second(own: AbstractSet, atom: Array, common: Array, directions: Array, lif
 def chart_of(own: AbstractSet, atom: Float[Array, " q"], common: Float[Array, " c"]) -> Chart:
     """Lifts and gauge of one atom, from the singular value decomposition of d phi / d theta."""
     jacobian = np.asarray(_jacobian(own, atom, common))
-    left, values, right = np.linalg.svd(jacobian, full_matrices=True)
+    left, values, right = svd(jacobian, full_matrices=True)
     rank = rank_of(values)
     kept = right[: rank.rank].T
     along = left[:, : rank.rank].T @ jacobian
@@ -263,7 +264,7 @@ def first_order(mixture: Mixture) -> FirstOrder:
             f"{columns.shape[0]} numbers on the support cannot tell {columns.shape[1]} directions apart: use more "
             "points"
         )
-    left, values, right = np.linalg.svd(columns, full_matrices=False)
+    left, values, right = svd(columns)
     rank = rank_of(values)
     nullity = columns.shape[1] - rank.rank
     generic = min([nullity, *(_nullity(near) for near in nearby(mixture))]) if nullity else 0
@@ -282,7 +283,7 @@ def first_order(mixture: Mixture) -> FirstOrder:
 
 def _nullity(mixture: Mixture) -> int:
     columns = _columns(mixture)[0]
-    return columns.shape[1] - rank_of(np.linalg.svd(columns, compute_uv=False)).rank
+    return columns.shape[1] - rank_of(singular_values(columns)).rank
 
 
 def _drops(mixture: Mixture) -> bool:

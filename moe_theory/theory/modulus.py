@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from moe_theory.theory.decomposition import svd
 from moe_theory.theory.envelope import RANGE, Modulus, envelope
 from moe_theory.theory.families import AbstractSet
 from moe_theory.theory.margins import Cell, FirstOrder, Mixture, SecondOrder, chart_of
@@ -63,7 +64,7 @@ def first_order_motions(
         mixture, first: where.
         distances: delta to first order; a motion is no longer than the largest split.
     """
-    right = np.linalg.svd(first.columns, full_matrices=False)[2]
+    right = svd(first.columns)[2]
     direction = right[first.rank.rank - 1]
     amplitudes = sorted({min(delta / first.rank.least, AMPLITUDES[0]) for delta in distances})
     return [_moved(mixture, first, amplitude * direction) for amplitude in amplitudes]

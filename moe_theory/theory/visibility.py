@@ -30,6 +30,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from moe_theory.theory.decomposition import svd
 from moe_theory.theory.envelope import INVISIBLE, RESOLVED
 from moe_theory.theory.margins import Cell, Mixture
 
@@ -349,7 +350,7 @@ def descend(
         size = float(np.linalg.norm(residual))
         if size <= 0.1 * RESOLVED:
             break
-        left, values, right = np.linalg.svd(look(_jacobian, here), full_matrices=False)
+        left, values, right = svd(look(_jacobian, here))
         pulled, gained = left.T @ residual, False
         while damping < 1e8 and not gained:
             step = -right.T @ (pulled * values / (values**2 + damping * values[0] ** 2 * min(1.0, size)))
