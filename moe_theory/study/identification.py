@@ -15,7 +15,7 @@ from moe_theory.study.problem import Setup, build, drawn_truth
 from moe_theory.study.report import predicted_words
 from moe_theory.study.spec import ADAPTERS, ProblemSpec, free_parameters, specify
 from moe_theory.study.store import Store
-from moe_theory.study.witnesses import keep
+from moe_theory.study.witnesses import TOGETHER, keep
 from moe_theory.theory.adapted_families import adapted_mixture
 from moe_theory.theory.claims import CLAIMS
 from moe_theory.theory.envelope import Modulus
@@ -96,6 +96,7 @@ class Certified:
             "laws": {
                 "exact": asdict(self.found.exact),
                 **{str(atoms): _law_json(self.found.law(atoms)) for atoms in CELL_SIZES},
+                TOGETHER: _law_json(self.found.law_together),
             },
             "blame": {
                 "blocks": {each.block: round(each.per_cent, 1) for each in worst.blame},

@@ -32,6 +32,8 @@ from moe_theory.theory.envelope import Modulus
 from moe_theory.theory.laws import Prediction
 
 FOLDER = "certified"
+TOGETHER = "together"
+"""Among the laws that `certify` stores, that of all cells over-fitted at once."""
 SQUARED = ("D_12", "D_12_truth_highest", "D_12_confidence_highest", "D_12_highest")
 """Columns in which the atoms of a cell of several count by the square of their distance."""
 ATOMS = ("overfitted_error", "overfitted_value_error", "farthest_error")
@@ -178,7 +180,8 @@ def foreseen(measure: Measure, laws: Mapping[str, Any], problem: ProblemSpec) ->
 
     Args:
         measure: the error.
-        laws: of the atoms, 'exact' and by the number of atoms in a cell, as `certify` stores them.
+        laws: of the atoms, 'exact', by the number of atoms in a cell, and with all cells over-fitted at once (which
+            as many spare as true atoms allow), as `certify` stores them.
         problem: how many atoms are fitted, and whether a weight floor holds them.
     """
     spare, column = problem.k_fit - problem.k_true, measure.column
@@ -187,9 +190,18 @@ def foreseen(measure: Measure, laws: Mapping[str, Any], problem: ProblemSpec) ->
     if spare == 0 or column not in (*SQUARED, *ATOMS) or (column == "farthest_error" and problem.weight_floor == 0.0):
         return None
     law = _law(laws.get(str(spare + 1)))
+    if TOGETHER in laws and spare >= problem.k_true > 1 and law is not None:
+        law = slower(law, _law(laws[TOGETHER]))
     if law is None or law.exponent is None or column in ATOMS:
         return law
     return Prediction("power", max(2.0 * law.exponent, -0.5))
+
+
+def slower(one: Prediction, other: Prediction | None) -> Prediction | None:
+    """What holds where either may happen; None if one of them is unknown and the other is a power."""
+    if one.exponent is None or other is None or other.exponent is None:
+        return one if one.exponent is None else other
+    return max(one, other, key=lambda law: law.exponent or 0.0)
 
 
 def _law(stored: Mapping[str, Any] | None) -> Prediction | None:

@@ -89,6 +89,17 @@ def test_the_law_of_an_error_follows_from_that_of_the_atoms(column, atoms, spare
     assert foreseen(measure, laws, ProblemSpec(k_true=2, k_fit=2 + spare)) == expected
 
 
+@pytest.mark.parametrize(
+    ("together", "spare", "expected"),
+    [(NONE, 2, NONE), (NONE, 1, HALF), (QUARTER, 2, HALF), (Prediction("power", -0.125), 2, QUARTER), (None, 2, None)],
+)
+def test_with_an_atom_to_spare_for_every_cell_the_law_is_the_slowest(together, spare, expected):
+    quarter = stored("power", -0.25)
+    last = together if together is None else stored(together.kind, together.exponent)
+    laws = {"exact": stored("power", -0.5), "2": quarter, "3": quarter, "together": last}
+    assert foreseen(Measure("D_12", "", HALF), laws, ProblemSpec(k_true=2, k_fit=2 + spare)) == expected
+
+
 def test_without_a_floor_nothing_is_said_of_the_farthest_atom():
     measure, problem = Measure("farthest_error", "", HALF), ProblemSpec(weight_floor=0.0)
     assert foreseen(measure, REGULAR, problem) is None
