@@ -16,6 +16,8 @@ from moe_theory.sampling.lattice import CONDITIONAL_TAIL, JOINT_SPACING, JOINT_T
 from moe_theory.study.adapted_problem import AdaptedSetup, build_adapted
 from moe_theory.study.adapted_spec import AdaptedProblemSpec
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 PROBLEMS: dict[str, dict[str, Any]] = {
     "joint": {"adapter": "replora"},
     "conditional": {"adapter": "replora", "density": "conditional", "anchored": True},
