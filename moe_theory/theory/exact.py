@@ -70,7 +70,7 @@ class Rational:
             places = jnp.arange(values[0].size).reshape(values[0].shape)
             others = [jnp.asarray(value.astype(np.int64)) for value in values[1:]]
             moved = equation.primitive.bind(places, *others, **settings)
-            return [values[0].ravel()[np.asarray(moved)]]
+            return [np.asarray(values[0].ravel()[np.asarray(moved)], object)]
         if name == "split":
             ends = np.cumsum(settings["sizes"])[:-1]
             return list(np.split(values[0], ends, axis=settings["axis"]))
@@ -111,7 +111,7 @@ def _arithmetic(name: str, values: list[np.ndarray], settings: Any) -> np.ndarra
     if name in elementwise:
         return np.asarray(elementwise[name](*values), object)
     if name == "integer_pow":
-        return values[0] ** settings["y"]
+        return np.asarray(values[0] ** settings["y"], object)
     if name == "reduce_sum":
         return np.asarray(np.sum(values[0], axis=tuple(settings["axes"])), object)
     if name == "concatenate":

@@ -26,6 +26,13 @@ def test_matrix_arithmetic_is_exact():
     assert exact[0][1, 0] == sum(fractions(a)[0, i] * fractions(b)[i, 1] for i in range(3)) / 3
 
 
+def test_numbers_without_an_axis_stay_arrays():
+    outputs = Rational()(lambda x: (x.reshape(()), x[0] ** 3, jnp.sum(x) + 1.0), fractions(np.array([0.5])))
+    assert [(type(each), each.shape, each[()]) for each in outputs] == [
+        (np.ndarray, (), Fraction(value)) for value in (0.5, 0.125, 1.5)
+    ]
+
+
 def test_irrational_functions_are_functions_and_nothing_more():
     rational = Rational()
     (same,) = rational(lambda x: jnp.tanh(x) - jnp.tanh(2.0 * x / 2.0), fractions(np.array([0.3, 0.4])))
