@@ -2,8 +2,8 @@
 
 f_G sees of an atom c, the gate's coefficients of W_Q, and W_V. The kernel of the derivative of these has one dimension
 at almost every atom; where the adapter's closed form has as many tangents, those are the kernel. Otherwise (column
-normalisation in few dimensions, high ranks) the kernel is taken from a singular value decomposition, as many vectors
-as the *count* at a generic model of these shapes says: no threshold is ever applied to the model at hand.
+normalisation in few dimensions, high ranks) the kernel is computed, as many vectors as the *count* at a generic model
+of these shapes says: no threshold is ever applied to the model at hand.
 """
 
 import functools
@@ -23,11 +23,17 @@ RESOLVED = 1e-9
 
 
 def kernel(seen: Callable[[Any], Float[Array, " s"]], atom: Any, count: int) -> Any:
-    """Orthonormal tangents of the ``count`` motions of an atom that ``seen`` reacts to least."""
+    """Orthonormal tangents of ``count`` motions of an atom that ``seen`` does not react to.
+
+    They are orthogonal to all rows of the Jacobian. With its rank known, so many random combinations of rows span them
+    all, and a QR decomposition of these completes the basis, at a third of a singular value decomposition's cost.
+    """
     flat, unravel = ravel_pytree(atom)
     jacobian = jax.jacfwd(lambda moved: seen(unravel(moved)))(flat)
-    vectors = jnp.linalg.svd(jacobian, full_matrices=True)[2]
-    return jax.vmap(unravel)(vectors[flat.shape[0] - count :])
+    rank = flat.shape[0] - count
+    combinations = np.random.default_rng(0).standard_normal((jacobian.shape[0], rank))
+    basis = jnp.linalg.qr(jacobian.T @ combinations, mode="complete")[0]
+    return jax.vmap(unravel)(basis[:, rank:].T)
 
 
 def generic_dimension(model: Any) -> int:
