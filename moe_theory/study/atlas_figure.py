@@ -93,5 +93,6 @@ def _draw_panel(ax: Axes, rows: pd.DataFrame, systems: list[str], shades: LogNor
         ax.fill_between([x - 0.47, x + 0.47], y - 0.46, y + 0.46, color=color, linewidth=0)
         words = f"{row['together']:.0e}".replace("e-0", "e−") if positive else ""
         if row["kind"] in ("small cells", "open"):
-            words = f"{row['fewest_atoms_at_zero']:.0f}"
+            fewest = row["fewest_atoms_at_zero"]
+            words = "?" if pd.isna(fewest) else f"{fewest:.0f}"
         ax.text(x, y, words, ha="center", va="center", fontsize=5.5)
