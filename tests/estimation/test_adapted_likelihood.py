@@ -19,7 +19,9 @@ KINDS = {
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("kind", [pytest.param("joint", marks=pytest.mark.slow), "conditional", "groups"])
+@pytest.mark.parametrize(
+    "kind", ["conditional", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("joint", "groups"))]
+)
 def test_derivatives_in_the_coordinates_of_a_step_are_those_of_automatic_differentiation(kind):
     setup = build_adapted(AdaptedProblemSpec(**KINDS[kind]))
     own = setup.regression

@@ -34,6 +34,9 @@ SYSTEMS = {
     "dial": {"adapter": "dial", "eta": 0.5},
 }
 
+LONG = ("dora, global, free tau", "dora, global, 2 heads")
+"""Those that compile longest; the tests of derivatives have them always."""
+
 
 def small(settings) -> ProblemSpec:
     return ProblemSpec(dimension=2, support=128, **settings)
@@ -61,7 +64,7 @@ def test_coordinates_and_measures_are_inverse(name):
     assert float(chart.slacks(z).min()) > 0
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in SYSTEMS])
 def test_frames_are_left_as_they_were_entered_and_slices_hold_the_gauge_still(name):
     _, chart, lane, z = parts(name)
     seen = see(chart, z, jnp.asarray(1.0 * N))

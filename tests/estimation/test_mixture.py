@@ -99,6 +99,7 @@ def test_slacks_are_positive_at_the_truth_and_not_outside():
     assert not bool(jnp.all(slacks(setup.model, setup.space, light) > 0))
 
 
+@pytest.mark.slow
 def test_starts_with_all_gates_split_alike_are_the_truth_as_a_density():
     """F there equals F of the truth to rounding of n = 10^8 counts, though the gates are apart."""
     spec = DensityProblemSpec(family="softmax-gated", setting="published", k_true=2, k_fit=4)

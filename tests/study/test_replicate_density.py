@@ -19,7 +19,7 @@ value = jax.jit(objective, static_argnums=0)
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("setting", ["type-1", "published"])
+@pytest.mark.parametrize("setting", ["type-1", pytest.param("published", marks=pytest.mark.slow)])
 def test_the_compact_form_has_the_same_likelihood(setting):
     """Differences of F between two measures, from all cells and from those that were drawn."""
     soft = setting == "published"

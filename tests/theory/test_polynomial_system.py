@@ -33,7 +33,7 @@ def test_two_atoms_cancel_three_cumulants_and_never_the_fourth(share):
     assert found[3] * 24.0 == pytest.approx(-2.0 / 3.0 * p * q * (1 - p * q) * delta**4, rel=1e-12)
 
 
-@pytest.mark.parametrize(("m", "rbar"), [(2, 4), (3, 6)])
+@pytest.mark.parametrize(("m", "rbar"), [(2, 4), pytest.param(3, 6, marks=pytest.mark.slow)])
 def test_rbar_by_search(m, rbar):
     below = least_residual(m, rbar - 1, starts=6)
     assert below.solvable
