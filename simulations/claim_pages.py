@@ -48,7 +48,7 @@ def main() -> None:
     found = {}
     for claim in TABLE.values():
         problem = sweep_of(claim).problem
-        answer = kept(store, problem) if isinstance(problem, ProblemSpec) else None
+        answer = kept(store, problem) if type(problem) is ProblemSpec else None
         if answer is not None and claim.specification == "over":
             found[claim.id] = answer
     page = claims_page(list(TABLE.values()), reports, compared, given.figures, seen, found)

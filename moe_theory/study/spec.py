@@ -288,9 +288,13 @@ CERTIFY_REVISION = 1
 
 
 def truth_hash(problem: ProblemSpec) -> str:
-    """Name what margins and modulus of a problem depend on: the model and its truth, not the fit or the noise."""
+    """Name what margins and modulus of a problem depend on: the model and its truth, not the fit or the noise.
+
+    Kinds of problems have defaults of their own, which are left out, so another kind than regression is named.
+    """
     settings = problem.model_dump(mode="json", exclude_defaults=True, exclude={"k_fit", "sigma", "weight_floor"})
-    return _digest({"problem": settings, "revision": CERTIFY_REVISION})
+    kind = {} if type(problem) is ProblemSpec else {"kind": type(problem).__name__}
+    return _digest({"problem": settings, "revision": CERTIFY_REVISION, **kind})
 
 
 def _digest(settings: Mapping[str, Any]) -> str:

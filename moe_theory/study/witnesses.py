@@ -144,7 +144,7 @@ def witnesses(made: Report, store: Store) -> Witnesses:
         StoreError: a stored answer is damaged.
     """
     claim, problem = made.claim, made.sweep.problem
-    if not isinstance(problem, ProblemSpec):
+    if type(problem) is not ProblemSpec:  # what sees a mean alone says nothing of a density
         return Witnesses(claim, (), None, "")
     found = kept(store, problem)
     if found is None:
@@ -164,7 +164,7 @@ def kept_bound(made: Report, store: Store) -> Modulus | None:
         StoreError: a stored answer is damaged.
     """
     problem = made.sweep.problem
-    found = kept(store, problem) if isinstance(problem, ProblemSpec) else None
+    found = kept(store, problem) if type(problem) is ProblemSpec else None
     return None if found is None else _bound(made.claim, problem, found)
 
 

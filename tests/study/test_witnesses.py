@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from moe_theory.errors import StoreError
+from moe_theory.study.adapted_spec import AdaptedProblemSpec
 from moe_theory.study.report import report
 from moe_theory.study.spec import ProblemSpec, truth_hash
 from moe_theory.study.store import Store
@@ -149,9 +150,16 @@ def test_three_plateaus_agree(tmp_path, synthetic_rows):
     assert found.each[0].finding == "agree"
 
 
-def test_densities_have_no_answer_yet(synthetic_rows, tmp_path):
-    claim = claim_named("softmax-gated-k4")
-    rows = synthetic_rows((10**8, 10**9, 10**10, 10**11), 16)
+def test_a_density_is_never_named_as_the_regression_with_the_same_settings():
+    assert truth_hash(AdaptedProblemSpec()) != truth_hash(ProblemSpec())
+    assert truth_hash(AdaptedProblemSpec(adapter="lora")) != truth_hash(ProblemSpec(adapter="lora"))
+
+
+@pytest.mark.parametrize("name", ["softmax-gated-k4", "gaussian-density-lora-over"])
+def test_densities_have_no_answer_yet(synthetic_rows, tmp_path, name):
+    claim = claim_named(name)
+    rows = synthetic_rows((10**12, 10**13, 10**14, 10**15), 16)
+    keep(Store(tmp_path), ProblemSpec(adapter="lora"), {"laws": REGULAR, "modulus": modulus(1.0)})
     for measure in (claim.main, *claim.others):
         rows[measure.column] = rows["D_12"]
     found = witnesses(report(claim, sweep_of(claim), rows), Store(tmp_path))
