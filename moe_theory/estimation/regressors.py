@@ -1,7 +1,7 @@
 """scikit-learn estimators over `fit_gaussian_gated` and `fit_softmax_gated`; nothing else needs scikit-learn."""
 
 import warnings
-from typing import Any, Self
+from typing import Any, TypeVar, no_type_check
 
 import numpy as np
 from jaxtyping import Float
@@ -26,6 +26,10 @@ except ImportError as error:
     ) from error
 
 
+Fitted = TypeVar("Fitted", bound="_GatedRegressor")
+"""The estimator's own class; typing.Self cannot be checked method by method, as the tests do."""
+
+
 class _GatedRegressor(RegressorMixin, MultiOutputMixin, BaseEstimator):
     """What the two regressors share: from arrays to a `DensityFit` and back.
 
@@ -34,6 +38,7 @@ class _GatedRegressor(RegressorMixin, MultiOutputMixin, BaseEstimator):
         n_features_in_: d.
     """
 
+    @no_type_check  # scikit-learn's convention: any value is kept, and fit judges it
     def __init__(
         self,
         n_components: int = 2,
@@ -54,7 +59,7 @@ class _GatedRegressor(RegressorMixin, MultiOutputMixin, BaseEstimator):
     def _fitted(self, x: Any, y: Any, weights: Any, **options: Any) -> DensityFit:
         raise NotImplementedError
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    def fit(self: Fitted, X: Any, y: Any, sample_weight: Any = None) -> Fitted:
         """Fit by maximum likelihood; warns where no certified minimum was found.
 
         Args:
@@ -106,6 +111,7 @@ class GaussianGatedRegressor(_GatedRegressor):
         random_state: seed of the starts.
     """
 
+    @no_type_check  # scikit-learn's convention: any value is kept, and fit judges it
     def __init__(
         self,
         n_components: int = 2,
