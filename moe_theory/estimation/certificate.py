@@ -80,10 +80,10 @@ def explain(certificate: Certificate) -> str:
     """Why one lane (scalars) passed or failed, in English."""
     if not np.isfinite(certificate.excess):
         return "the objective is not finite"
-    if certificate.excess > 0 and not certificate.passed:
-        return f"objective above that of the truth by {float(certificate.excess):.3g} sigma^2/n: a local minimum"
     if certificate.decrement > LARGEST_DECREMENT:
         return f"Newton decrement {float(certificate.decrement):.2g} sigma^2/n: not converged"
+    if certificate.excess > 0 and not certificate.passed:
+        return f"objective above that of the truth by {float(certificate.excess):.3g} sigma^2/n: a local minimum"
     if certificate.unresolved > LARGEST_UNRESOLVED:
         return f"possible gain {float(certificate.unresolved):.2g} sigma^2/n along curvature below rounding"
     if certificate.gap > LARGEST_GAP:
