@@ -11,13 +11,6 @@ from moe_theory.study.witnesses import Witness, Witnesses
 LEAST_SHARE = 5.0
 """Blocks that carry less of a null direction, in per cent, are not named."""
 
-GLANCE_HEAD = (
-    "claim", "decided by", "claimed", "certify", "modulus", "simulation", "fits as good as the truth", "finding",
-)  # fmt: skip
-MARGINS_HEAD = (
-    "claim", "first-order", "second-order", "two atoms", "all cells", "frozen cell", "a split", "carried by, %",
-)  # fmt: skip
-
 
 def glance_table(reports: Iterable[Report], seen: Mapping[str, Witnesses]) -> str:
     """One row per claim: the error that decides it, the law that three witnesses say, the set of fits as good.
