@@ -28,6 +28,12 @@ SWEEPS = 40
 """EM sweeps of an untied start."""
 SCALE = 1.5
 """Splits are this many times n^-exponent, in the units of ``MixtureSpace.scale``."""
+LEAST_SLACK = 1e-3
+"""A start has no slack below it..."""
+LEAST_RAISED = 1e-6
+"""...but where data have no truth behind them. Far outliers make the box so wide that all others are near its walls."""
+RAISE = 1.01
+"""Times their floors, the least variances and weights of such a start."""
 LIGHTER = 0.25
 """Share of the lighter part of a split."""
 
@@ -189,14 +195,33 @@ class MixtureStartMaker:
         return np.concatenate([[1.0 / k], center, matrix[model.places()]])
 
     def inside(self, rows: np.ndarray) -> np.ndarray:
-        """Drawn towards the middle of Theta until every slack is above a thousandth."""
+        """Off the floors, or drawn towards the middle of Theta, until every slack is above a thousandth."""
+        if self._least_slack(rows) > LEAST_SLACK:
+            return rows
+        if self._truth is None and isinstance(self._model, GaussianGated):
+            raised = self._raised(rows)
+            if self._least_slack(raised) > LEAST_RAISED:
+                return raised
         safe = self._safe(rows)
-        for share in (0.0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95):
+        for share in (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95):
             tried = (1.0 - share) * rows + share * safe
-            least = np.min(np.asarray(_slacks(self._model, self._space, jnp.asarray(tried))))
-            if np.isfinite(least) and least > 1e-3:
+            if self._least_slack(tried) > LEAST_SLACK:
                 return tried
         raise InputError("no start lies inside the parameter space: lower weight_floor or widen the box")
+
+    def _least_slack(self, rows: np.ndarray) -> float:
+        least = np.min(np.asarray(_slacks(self._model, self._space, jnp.asarray(rows))))
+        return float(least) if np.isfinite(least) else -np.inf
+
+    def _raised(self, rows: np.ndarray) -> np.ndarray:
+        """Variances and weights off their floors, nothing else: an atom at one point keeps its place, others theirs."""
+        raised, space = np.array(rows), self._space
+        first, second = map(np.asarray, self._model.places())
+        for column in np.flatnonzero(first == second):
+            raised[:, 1 + self._d + column] += (RAISE - 1.0) * float(space.floor[first[column]])
+        least = RAISE * float(space.weight_floor) * np.sum(raised[:, 0])
+        raised[:, 0] = np.maximum(raised[:, 0], least)
+        return raised
 
     def _safe(self, rows: np.ndarray) -> np.ndarray:
         """The same atoms with equal weights, locations pulled to the box's middle and middling variances.

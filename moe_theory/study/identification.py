@@ -271,6 +271,8 @@ def _together_words(found: Identifiability) -> str:
     if max(together.shares) == 1.0:
         return f"{together.decision}, because that of {_place(found.cells[together.shares.index(1.0)])} is"
     alone = f"{together.decision} ({together.value:.1g}) although that of every atom is positive"
+    if together.by_gauge:
+        alone += ", along motions of all atoms that the softmax does not see"
     return f"{alone}; {_seen_words(together.visibility)}" if together.visibility is not None else alone
 
 

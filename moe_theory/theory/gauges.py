@@ -1,5 +1,6 @@
 """The gauge of a mixture in words: which motions leave f_G as it is, and why, dimension by dimension."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +9,7 @@ from jaxtyping import Float
 from moe_theory.theory.decomposition import svd
 from moe_theory.theory.families import AbstractSet
 from moe_theory.theory.margins import Cell, FirstOrder, Mixture, chart_of
+from moe_theory.theory.visibility import Split, split_of
 
 INSIDE = 1e-6
 """A tangent lies in a null space if its part outside is below this share of it."""
@@ -111,3 +113,32 @@ def _block_shifts(own: AbstractSet, first: FirstOrder, place: int, block: slice)
             if (where, which) == (place, atom) and lift >= 0:
                 shifts[column] = float(own.weights[atom]) * along[lift, block]
     return shifts
+
+
+def orbit_split(mixture: Mixture, first: FirstOrder, cells: Sequence[Cell]) -> Split | None:
+    """The split of all atoms at once along their common gauge, or None where that moves nothing but weights.
+
+    If f_G = f_G* then the mean of G and G* has this f too: f is one sum over atoms over another, and both sums are
+    linear in the measure. So where all atoms can move together unseen, as when the scores of an un-anchored softmax
+    shift alike, each may be split into one part that moves and one that stays. The motion must leave what atoms share
+    as it is, because the parts share it. Source: our derivation.
+
+    Args:
+        mixture, first: the whole.
+        cells: all of its atoms.
+    """
+    shared = [column for column, (_, atom, _) in enumerate(first.names) if atom < 0]
+    _, sizes, turn = svd(first.invariances[shared], full_matrices=True)
+    motions = first.invariances @ turn[np.sum(sizes > INSIDE) :].T
+    if not motions.shape[1]:
+        return None
+    parts = []
+    for cell in cells:
+        own = [
+            column
+            for column, (place, atom, lift) in enumerate(first.names)
+            if (place, atom) == (cell.place, cell.atom) and lift >= 0
+        ]
+        parts.append(motions[own] / np.sqrt(float(mixture[cell.place].weights[cell.atom])))
+    _, sizes, turn = svd(np.concatenate(parts))
+    return split_of(cells, [part @ turn[:1].T for part in parts]) if sizes[0] > INSIDE else None

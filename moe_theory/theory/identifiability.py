@@ -27,7 +27,7 @@ import numpy as np
 
 from moe_theory.theory.blame import Blame, blame_of, exact_blocks, reason_of
 from moe_theory.theory.frozen_cells import FrozenMargin, frozen_margin
-from moe_theory.theory.gauges import GaugePart, common_gauge_of, gauge_of
+from moe_theory.theory.gauges import GaugePart, common_gauge_of, gauge_of, orbit_split
 from moe_theory.theory.laws import Prediction
 from moe_theory.theory.margins import (
     Cell,
@@ -100,6 +100,7 @@ class Together(NamedTuple):
         lower: certified lower bound, for any numbers of atoms in the cells.
         shares: trace S_j of the minimiser, by true atom; they add up to 1.
         visibility: of the joint split, where this margin is zero and that of no single atom is; None otherwise.
+        by_gauge: whether that split is along the common gauge (``gauges.orbit_split``).
     """
 
     decision: Decision
@@ -107,6 +108,7 @@ class Together(NamedTuple):
     lower: float
     shares: tuple[float, ...]
     visibility: Visibility | None = None
+    by_gauge: bool = False
 
 
 class Identifiability(NamedTuple):
@@ -236,7 +238,7 @@ def together_of(
         return Together(alone[place].decision, alone[place].minimum.value, alone[place].minimum.lower, shares)
     joint = second_order(first, cells, JOINT_STARTS)
     shares = tuple(float(np.trace(own)) for own in joint.minimum.matrices)
-    seen = None
+    seen, orbit = None, orbit_split(mixture, first, cells)
     if joint.fewest is not None and joint.decision == "zero" and look:
-        seen = followed(mixture, split_of(cells, joint.limited[joint.fewest].factors))
-    return Together(joint.decision, joint.minimum.value, joint.minimum.lower, shares, seen)
+        seen = followed(mixture, orbit or split_of(cells, joint.limited[joint.fewest].factors))
+    return Together(joint.decision, joint.minimum.value, joint.minimum.lower, shares, seen, orbit is not None)

@@ -10,8 +10,15 @@ Weights w_i = exp(c_i). Cell of true atom j: V_j = { i : || phi_i - phi*_j || <=
 alone such a fit has a large loss that no sample size removes. So every frozen atom has a cell too, and all weights
 are taken relative to the weight that the frozen cells hold. ``losses(..., anchored=False)`` keeps the definition
 without frozen cells, so that the difference can be shown. Source: theory section 3; the frozen cells are our
-derivation. Without a frozen atom the common scale of the weights is divided out by the scale a = w*_j / w(V_j) that
-minimises the loss (the loss is piecewise linear and convex in a, so its minimum is at one of these).
+derivation.
+
+Without a frozen atom nothing sees what all scores have in common. The scale of the weights is divided out by the
+a = w*_j / w(V_j) that minimises the loss (the loss is piecewise linear and convex in a, so its minimum is at one of
+these). A shift of all atoms' score coefficients, where they are coordinates of their own (queries that share nothing
+with values), is divided out by the one that gives the least D_12 among none and those that align the mean score of
+the fitted atoms whose values are nearest to one true atom's: within a factor, that does not depend on the fit, of the
+least of all shifts. Shifts that no member of the class has are not excluded: one that is not small would move no value
+and both scores alike, so the class has it.
 
 Hierarchical models: with separate atoms the loss is the sum over heads (heads are known and not permuted); atoms that
 all heads share are one set of points, phi all heads' coordinates together, and have one loss. Where such atoms have a
@@ -160,14 +167,34 @@ def summed(each: Losses) -> Losses:
     return Losses(**totals, **errors, farthest=farthest, pattern=pattern)
 
 
-def losses(fitted: Points, true: Points, frozen: Points, divide_scale: bool) -> Losses:
+def losses(fitted: Points, true: Points, frozen: Points, without_anchor: bool) -> Losses:
     """All losses of one fitted measure.
 
     Args:
         fitted, true: estimated atoms.
         frozen: known atoms of both measures, possibly none.
-        divide_scale: minimise over a common scale of the fitted weights (a model without an anchor).
+        without_anchor: divide out what no softmax sees, a common scale of the weights and a common shift of the query
+            block.
     """
+    if not without_anchor or not true.query.shape[1]:
+        return _losses(fitted, true, frozen, without_anchor)
+    shifts = _aligning_shifts(fitted, true)
+    every = jax.vmap(lambda shift: _losses(fitted._replace(query=fitted.query - shift[None]), true, frozen, True))(shifts)
+    best = jax.tree.map(lambda leaf: leaf[jnp.argmin(every.d_12)], every)
+    return best._replace(d_1=jnp.min(every.d_1), d_2=jnp.min(every.d_2))
+
+
+def _aligning_shifts(fitted: Points, true: Points) -> Float[Array, "shifts q"]:
+    """No shift, and for every true atom the one that aligns the mean query of the atoms nearest to it by value."""
+    apart = jnp.sum((fitted.value[:, None] - true.value[None]) ** 2, axis=-1)
+    member = jnp.argmin(apart, axis=1)[:, None] == jnp.arange(true.weights.shape[0])[None]
+    masses = jnp.where(member, fitted.weights[:, None], 0.0)
+    total = jnp.sum(masses, axis=0)[:, None]
+    means = masses.T @ fitted.query / jnp.where(total > 0, total, 1.0)
+    return jnp.concatenate([jnp.zeros_like(means[:1]), jnp.where(total > 0, means - true.query, 0.0)])
+
+
+def _losses(fitted: Points, true: Points, frozen: Points, divide_scale: bool) -> Losses:
     k_true, k_frozen = true.weights.shape[0], frozen.weights.shape[0]
     query = jnp.concatenate([true.query, frozen.query])
     value = jnp.concatenate([true.value, frozen.value])

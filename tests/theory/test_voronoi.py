@@ -1,4 +1,4 @@
-"""Voronoi losses against a slow oracle, the frozen-cell fact, and the scale that an un-anchored model lacks."""
+"""Voronoi losses against a slow oracle, the frozen-cell fact, and what an un-anchored model does not see."""
 
 import functools
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 
 from moe_theory.models.measure import MixingMeasure
 from moe_theory.study.problem import build
@@ -99,6 +99,10 @@ def points(rng, k, spread=1.0, grid=False):
         coordinates = np.round(coordinates)
     weights = rng.choice([0.25, 0.5, 1.0, 2.0], size=k) if grid else rng.uniform(0.1, 3.0, size=k)
     return points_at(coordinates[:, :QUERY], coordinates[:, QUERY:], weights)
+
+
+def without_query(atoms: Points) -> Points:
+    return atoms._replace(query=atoms.query[:, :0])
 
 
 def none_of(atoms: Points) -> Points:
@@ -200,9 +204,9 @@ def test_without_an_anchor_the_best_common_scale_is_divided_out(seed, offset):
     Fits nearer than 1 on average: farther ones would have the infimum sum w* at a -> 0, where no fit is left.
     """
     rng = np.random.default_rng(seed)
-    true, away = points(rng, 2), points(rng, 3, offset)
+    true, away = without_query(points(rng, 2)), without_query(points(rng, 3, offset))
     at = rng.integers(2, size=3)
-    fitted = points_at(true.query[at] + away.query, true.value[at] + away.value, away.weights)
+    fitted = points_at(away.query, true.value[at] + away.value, away.weights)
     frozen = none_of(true)
     found = compiled(fitted, true, frozen, True)
     for name in ("d_1", "d_2", "d_12", "weight"):
@@ -220,6 +224,39 @@ def test_without_an_anchor_the_best_common_scale_is_divided_out(seed, offset):
     again = compiled(fitted._replace(weights=37.0 * fitted.weights), true, frozen, True)
     for name in ("d_1", "d_2", "d_12", "weight"):
         np.testing.assert_allclose(getattr(again, name), getattr(found, name), rtol=1e-12, atol=1e-14)
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 10**6), offset=st.sampled_from([1e-3, 0.1, 0.5]), away=st.sampled_from([0.0, 1.0, 30.0]))
+def test_without_an_anchor_a_common_shift_of_scores_is_divided_out(seed, offset, away):
+    """A search over shifts and scales finds no loss much lower, however far the common shift."""
+    rng = np.random.default_rng(seed)
+    true, moved = points(rng, 3), points(rng, 4, offset)
+    true = true._replace(value=true.value + 8.0 * np.eye(3, VALUE))
+    at = np.append(np.arange(3), rng.integers(3))
+    fitted = points_at(true.query[at] + moved.query, true.value[at] + moved.value, moved.weights)
+    shift = away * rng.normal(size=QUERY)
+    found = compiled(fitted._replace(query=fitted.query + shift[None]), true, none_of(true), True)
+    for name in ("d_1", "d_2", "d_12"):
+
+        def shifted_loss(by, name=name):
+            scaled = fitted._replace(query=fitted.query + by[None, :QUERY], weights=fitted.weights * np.exp(by[QUERY]))
+            return getattr(oracle(scaled, true, none_of(true)), name)
+
+        own, none = float(getattr(found, name)), float(getattr(compiled(fitted, true, none_of(true), True), name))
+        least = minimize(shifted_loss, np.zeros(QUERY + 1), method="Nelder-Mead", options={"maxiter": 600}).fun
+        assert none * (1 - 1e-6) <= own <= 4.0 * least, name
+
+
+def test_a_shift_of_one_atoms_score_alone_is_an_error():
+    rng = np.random.default_rng(0)
+    true = points(rng, 2)
+    one = true._replace(query=true.query + np.asarray([[0.3, 0.0], [0.0, 0.0]]))
+    both = true._replace(query=true.query + np.asarray([[0.3, 0.0], [0.3, 0.0]]))
+    assert float(compiled(both, true, none_of(true), True).d_1) < 1e-14
+    least = 0.3 * float(jnp.min(true.weights))
+    assert float(compiled(one, true, none_of(true), True).d_1) == pytest.approx(least, rel=1e-12)
+    assert float(compiled(both, true, none_of(true), False).d_1) > 0.3 * float(jnp.sum(true.weights)) * (1 - 1e-12)
 
 
 def setting(**changes):
