@@ -240,5 +240,9 @@ def together_of(
     shares = tuple(float(np.trace(own)) for own in joint.minimum.matrices)
     seen, orbit = None, orbit_split(mixture, first, cells)
     if joint.fewest is not None and joint.decision == "zero" and look:
-        seen = followed(mixture, orbit or split_of(cells, joint.limited[joint.fewest].factors))
+        splits = [orbit, split_of(cells, joint.limited[joint.fewest].factors)]
+        tried = (followed(mixture, split) for split in splits if split is not None)
+        for seen in tried:
+            if seen.is_invisible:
+                break
     return Together(joint.decision, joint.minimum.value, joint.minimum.lower, shares, seen, orbit is not None)
