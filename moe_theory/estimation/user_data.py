@@ -76,6 +76,8 @@ def points_of(x: Any, y: Any, weights: Any, k: int) -> Points:
         raise InputError(
             f"k must lie between 1 and the number of distinct points of positive weight, {len(both)}: got {k}"
         )
+    if len(both) == 1:
+        raise InputError("all rows of positive weight are one sample, no variance can be told: give distinct rows")
     for name, block in (("x", inputs), ("y", outputs)):
         constant = np.flatnonzero(np.ptp(block, axis=0) <= ALIKE * np.max(np.abs(block), axis=0))
         if constant.size:

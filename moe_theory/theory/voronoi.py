@@ -179,7 +179,9 @@ def losses(fitted: Points, true: Points, frozen: Points, without_anchor: bool) -
     if not without_anchor or not true.query.shape[1]:
         return _losses(fitted, true, frozen, without_anchor)
     shifts = _aligning_shifts(fitted, true)
-    every = jax.vmap(lambda shift: _losses(fitted._replace(query=fitted.query - shift[None]), true, frozen, True))(shifts)
+    every = jax.vmap(lambda shift: _losses(fitted._replace(query=fitted.query - shift[None]), true, frozen, True))(
+        shifts
+    )
     best = jax.tree.map(lambda leaf: leaf[jnp.argmin(every.d_12)], every)
     return best._replace(d_1=jnp.min(every.d_1), d_2=jnp.min(every.d_2))
 

@@ -116,6 +116,7 @@ def test_selection_over_k():
     ("change", "told"),
     [
         (lambda x, y: (x, np.full_like(y, 3.0), 2), "column 0 of y is constant"),
+        (lambda x, y: (x[:1], y[:1], 1), "one sample"),
         (lambda x, y: (x[:5], y[:5], 6), "positive weight, 5: got 6"),
         (lambda x, y: (x, np.where(np.arange(120) == 7, np.nan, y), 2), "row 7 of y holds NaN"),
         (lambda x, y: (x[:-1], y, 2), "same number of rows"),

@@ -17,15 +17,17 @@ from moe_theory.study.spec import ProblemSpec
 from moe_theory.theory.gauges import orbit_split
 from moe_theory.theory.identifiability import identify
 from moe_theory.theory.laws import Prediction
-from moe_theory.theory.margins import cells_of, first_order
-from moe_theory.theory.registered_families import mixture_of
+from moe_theory.theory.margins import cells_of, first_order, off_span
+from moe_theory.theory.registered_families import ModelView, mixture_of
 from moe_theory.theory.voronoi import effective_losses
 
 pytestmark = pytest.mark.usefixtures("quick")
 
 
 def setting(**changes: Any) -> Setup:
-    return build(ProblemSpec(**({"adapter": "dora", "magnitudes": "fixed", "anchored": False, "support": 128} | changes)))
+    return build(
+        ProblemSpec(**({"adapter": "dora", "magnitudes": "fixed", "anchored": False, "support": 128} | changes))
+    )
 
 
 def common_shifts(setup: Setup, amplitude: float) -> tuple[int, MixingMeasure | None]:
@@ -49,14 +51,20 @@ def common_shifts(setup: Setup, amplitude: float) -> tuple[int, MixingMeasure | 
         moved = scores(point) - scores(begin)
         return (moved[1:] - moved[:1]).reshape(-1)
 
-    slope = jax.jit(jax.jacfwd(apart))
-    _, sizes, right = np.linalg.svd(np.asarray(slope(begin)))
+    compiled = jax.jit(jax.jacfwd(apart))
+
+    def slope(point):
+        return np.asarray(compiled(point))
+
+    _, sizes, right = np.linalg.svd(slope(begin))
     null = right[np.sum(sizes > 1e-10 * sizes[0]) :].T
     _, sizes, turn = np.linalg.svd(np.asarray(jax.jacfwd(scores)(begin))[0] @ null)
     count = int(np.sum(sizes > 1e-9))
     if not count:
         return 0, None
-    found = least_squares(apart, begin + amplitude * null @ turn[0], slope, xtol=1e-15, ftol=1e-15, gtol=1e-15)
+    begun = begin + amplitude * null @ turn[0]
+    options: dict[str, Any] = {"jac": slope, "xtol": 1e-15, "ftol": 1e-15, "gtol": 1e-15}
+    found = least_squares(apart, begun, **options)
     return count, MixingMeasure(truth.log_weights, atoms(jnp.asarray(found.x)), truth.common)
 
 
@@ -116,3 +124,18 @@ def test_with_more_true_atoms_than_the_gauge_allows_all_of_them_can_be_over_fitt
     assert not found.together.by_gauge
     assert found.together.decision == "positive"
     assert found.law_together == Prediction("power", -0.25)
+
+
+@pytest.mark.parametrize(("anchored", "hides"), [(False, True), (True, False)])
+def test_hora_of_rank_three_hides_a_split_from_the_attention_gate_where_nothing_is_frozen(anchored, hides):
+    """Any motion along which no score moves at first order: 48 conditions, as many numbers as two atoms have."""
+    setup = build(ProblemSpec(adapter="hora", activation="tanh", heads=2, rank=3, anchored=anchored, support=256))
+    (own,) = mixture_of(setup.model, setup.truth, setup.design)
+    first, cell, view = first_order((own,)), cells_of((own,))[0], own.view
+    assert isinstance(view, ModelView)
+    slope = jax.jacfwd(lambda atom: view.coefficients(atom, own.common)[0].reshape(-1))(own.atoms[0])
+    still = np.linalg.svd(np.asarray(slope) @ cell.chart.lifts)[2][20:]
+    assert still.shape == (4, 24)
+    bends = off_span(first, cell.bends.reshape(len(cell.response), -1)).reshape(cell.bends.shape)
+    left = np.linalg.norm(np.einsum("npq,ip,iq->in", bends, still, still), axis=1)
+    assert np.all(left < 1e-11) if hides else np.all(left > 0.05)
