@@ -18,7 +18,7 @@ import pandas as pd
 import typer
 
 from moe_theory.certifying import Dimension, KTrue, Rank, certify
-from moe_theory.compiled import prepare_compiler
+from moe_theory.compiled import keep_compiled
 from moe_theory.errors import InputError, MoeTheoryError, StoreError
 from moe_theory.study.comparing import compare, comparison_json, comparison_table
 from moe_theory.study.drawing import draw_claims, draw_headline
@@ -406,7 +406,7 @@ def _print_paths(paths: list[Path], as_json: bool) -> None:
 def main() -> None:
     """Entry point: errors of the user's making become one readable text and exit status 2."""
     signal.signal(signal.SIGTERM, _terminated)
-    prepare_compiler()
+    keep_compiled()
     try:
         app(standalone_mode=True)
     except (InputError, StoreError) as error:

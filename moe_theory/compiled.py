@@ -1,4 +1,4 @@
-"""How code is compiled, and that it is kept between runs: a command that ran before begins at once.
+"""Compiled code kept between runs: a command that ran before begins at once.
 
 Losing it only costs time. Code compiled for one kind of processor must not travel to another, so each has a folder.
 """
@@ -7,32 +7,11 @@ import os
 import platform
 import sys
 import zlib
-from importlib.metadata import version
 from pathlib import Path
 
 FOLDER = "JAX_COMPILATION_CACHE_DIR"
 EVERYTHING = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
 """By default JAX keeps what took a second to compile; here hundreds of small programs add up."""
-
-
-EMITTERS = "xla_cpu_use_fusion_emitters"
-MEASURED = "0.10."
-"""The jaxlib with which turning them off made code for CPUs faster: iterations of DoRA, HoRA and multi-head LoRA take
-4 to 17 % less and compiling a quarter less; tests that mostly compile take a third less. Another version of XLA may not
-know the flag, and ends the process."""
-
-
-def prepare_compiler(root: Path | None = None) -> None:
-    """For entry points, before JAX computes anything: `choose_emitters` and `keep_compiled`."""
-    choose_emitters()
-    keep_compiled(root)
-
-
-def choose_emitters() -> None:
-    """Have XLA compile for CPUs without its fusion emitters, unless XLA_FLAGS says what to do with them."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    if EMITTERS not in flags and version("jaxlib").startswith(MEASURED):
-        os.environ["XLA_FLAGS"] = f"{flags} --{EMITTERS}=false".strip()
 
 
 def machine_key() -> str:
@@ -49,7 +28,7 @@ def user_folder() -> Path:
 
 
 def keep_compiled(root: Path | None = None) -> None:
-    """Have JAX keep compiled code, in this process and those it starts.
+    """Have JAX keep compiled code, in this process and those it starts; for entry points.
 
     The environment variable JAX_COMPILATION_CACHE_DIR goes first; empty, it keeps nothing. A folder that cannot be
     made is done without.

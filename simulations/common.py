@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from moe_theory.compiled import prepare_compiler
+from moe_theory.compiled import keep_compiled
 from moe_theory.study.drawing import Drawn, draw_claims
 from moe_theory.study.panels import curve_of
 from moe_theory.study.report import predicted_words, report
@@ -23,7 +23,7 @@ from moe_theory.theory.laws import compare_laws
 
 def options_parser(description: str | None) -> argparse.ArgumentParser:
     """What every script takes: --smoke, --results, --figures, --workers."""
-    prepare_compiler()
+    keep_compiled()
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="seconds instead of minutes; decides nothing")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of stored results")

@@ -29,9 +29,9 @@ def _prepare_libraries() -> None:
         raise RuntimeError("moe_theory was imported before its shape checks could be installed")
     jaxtyping.install_import_hook("moe_theory", CHECKER)
     matplotlib.use("Agg")
-    from moe_theory.compiled import prepare_compiler
+    from moe_theory.compiled import keep_compiled
 
-    prepare_compiler(REPOSITORY / ".cache" / "jax")
+    keep_compiled(REPOSITORY / ".cache" / "jax")
     import jax
 
     import moe_theory

@@ -1,11 +1,11 @@
-"""Compiled code is kept where the user's other programs keep theirs, unless the environment says where; flags."""
+"""Compiled code is kept where the user's other programs keep theirs, unless the environment says where."""
 
 import sys
 
 import pytest
 
 from moe_theory import compiled
-from moe_theory.compiled import EMITTERS, FOLDER, choose_emitters, keep_compiled, machine_key
+from moe_theory.compiled import FOLDER, keep_compiled, machine_key
 
 
 @pytest.fixture
@@ -40,19 +40,3 @@ def test_a_folder_that_cannot_be_made_is_done_without(bare, tmp_path):
     taken.touch()
     keep_compiled(taken)
     assert FOLDER not in compiled.os.environ
-
-
-@pytest.mark.parametrize(
-    ("given", "jaxlib", "expected"),
-    [
-        ("", "0.10.2", f"--{EMITTERS}=false"),
-        ("--xla_other=1", "0.10.0", f"--xla_other=1 --{EMITTERS}=false"),
-        (f"--{EMITTERS}=true", "0.10.2", f"--{EMITTERS}=true"),
-        ("--xla_other=1", "0.11.0", "--xla_other=1"),
-    ],
-)
-def test_the_flag_is_set_where_it_is_known_and_nothing_is_said_of_it(monkeypatch, given, jaxlib, expected):
-    monkeypatch.setenv("XLA_FLAGS", given)
-    monkeypatch.setattr(compiled, "version", lambda _: jaxlib)
-    choose_emitters()
-    assert compiled.os.environ["XLA_FLAGS"] == expected
