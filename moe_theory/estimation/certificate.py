@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from moe_theory.estimation.smooth import AbstractProblem
-from moe_theory.estimation.trust_region import State, look, possible_gains
+from moe_theory.estimation.trust_region import Standpoint, State, centred, possible_gains, standpoint
 
 LARGEST_DECREMENT = 1e-4
 LARGEST_UNRESOLVED = 1e-3
@@ -57,12 +57,15 @@ def certify(problem: AbstractProblem, state: State, truth_value: Float[Array, ""
         state: its final state; only point and barrier are used.
         truth_value: F at the truth.
     """
-    z, _, view = problem.sight(state.z, state.multipliers)
-    here = state._replace(z=z, multipliers=state.barrier / problem.slacks(z))
-    local = look(view, here, view.enter(z))
+    return judge(standpoint(problem, centred(problem, state)), truth_value)
+
+
+def judge(at: Standpoint, truth_value: Float[Array, ""]) -> Certificate:
+    """The certificate of a ``centred`` state's standpoint."""
+    local = at.local
     gains = possible_gains(local.spectrum)
     excess = local.value - truth_value
-    gap = jnp.sum(here.multipliers * local.slacks)
+    gap = jnp.sum(at.state.multipliers * local.slacks)
     flat = jnp.maximum(gains.unresolved, gains.downward) <= LARGEST_UNRESOLVED
     stationary = (gains.decrement <= LARGEST_DECREMENT) & flat
     return Certificate(

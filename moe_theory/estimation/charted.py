@@ -89,7 +89,11 @@ class AbstractChartProblem(AbstractProblem):
     def sight(self, z: Float[Array, " z"], multipliers: Float[Array, " c"]) -> Sight:
         """Moment coordinates of the closest pair of atoms, which is sorted to the front."""
         seen = see(self.chart, z, self.information)
-        return Sight(seen.z, self.chart.reordered_slacks(multipliers, seen.order), ChartView(self, seen.frame))
+        return Sight(seen.z, self.chart.reordered_slacks(multipliers, seen.order), self.seen_in(seen.frame))
+
+    def seen_in(self, frame: Frame) -> "ChartView":
+        """The view in a frame's moment coordinates."""
+        return ChartView(problem=self, frame=frame)
 
     def tidied(self, z: Float[Array, " z"]) -> Float[Array, " z"]:
         """Balanced factors."""

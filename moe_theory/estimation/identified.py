@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int
 
 from moe_theory.estimation.smooth import AbstractProblem
 from moe_theory.estimation.space import Chart, TrueSet, joined, true_sets
-from moe_theory.estimation.trust_region import State, corrected, look
+from moe_theory.estimation.trust_region import Standpoint, State, centred, corrected, standpoint
 from moe_theory.models.measure import MixingMeasure
 
 STEPS = 32
@@ -67,7 +67,12 @@ def begin_search(state: State, loss: Loss, level: float | Float[Array, ""], sign
 
 def search_step(problem: AbstractProblem, search: Search, loss: Loss) -> Search:
     """One step; a search that has none left does not move."""
-    z, reached = _step(problem, search.state, loss, search.ceiling, search.sign)
+    return search_from(problem, search, standpoint(problem, centred(problem, search.state)), loss)
+
+
+def search_from(problem: AbstractProblem, search: Search, at: Standpoint, loss: Loss) -> Search:
+    """``search_step``, given the standpoint of its ``centred`` state."""
+    z, reached = _step(problem, at, loss, search.ceiling, search.sign)
     gain = search.sign * (reached - search.reached)
     better = (gain > 0.0) & (search.left > 0)
     left = jnp.where(gain > SETTLED * jnp.abs(search.reached), jnp.maximum(search.left - 1, 0), 0)
@@ -75,15 +80,12 @@ def search_step(problem: AbstractProblem, search: Search, loss: Loss) -> Search:
     return search._replace(state=state, reached=jnp.where(better, reached, search.reached), left=left)
 
 
-def _step(problem: AbstractProblem, state: State, loss: Loss, ceiling: Array, sign: Array) -> tuple[Array, Array]:
+def _step(problem: AbstractProblem, at: Standpoint, loss: Loss, ceiling: Array, sign: Array) -> tuple[Array, Array]:
     """One quadratic-programming step, shortened until it keeps below the ceiling: (z, loss there)."""
-    z, _, view = problem.sight(state.z, state.multipliers)
-    here = state._replace(z=z, multipliers=state.barrier / problem.slacks(z))
-    y = view.enter(z)
-    local = look(view, here, y)
+    state, local, view = at.state, at.local, problem.seen_in(at.frame)
     values, vectors = local.spectrum.values, local.spectrum.vectors
     curvature = jnp.maximum(values, 1e-12 * values[-1])
-    pull = vectors.T @ jax.grad(lambda point: loss(view.leave(point)))(y)
+    pull = vectors.T @ jax.grad(lambda point: loss(view.leave(point)))(local.y)
     slope = local.spectrum.slope
     room = jnp.maximum(ceiling - local.value, 0.0)
     length = jnp.sqrt((2.0 * room + jnp.sum(slope**2 / curvature)) / jnp.maximum(jnp.sum(pull**2 / curvature), 1e-300))
@@ -93,7 +95,7 @@ def _step(problem: AbstractProblem, state: State, loss: Loss, ceiling: Array, si
         moved = corrected(view, local, state.barrier, ratio * full, jnp.zeros(()))
         inside = jnp.all(view.slacks(moved.y) > 0.0) & (moved.value <= ceiling)
         point = view.leave(moved.y)
-        return jnp.where(inside, point, z), inside, loss(point)
+        return jnp.where(inside, point, state.z), inside, loss(point)
 
     points, inside, reached = jax.vmap(attempt)(jnp.asarray(SHORTENINGS))
     index = jnp.argmax(jnp.where(inside, sign * reached, -jnp.inf))

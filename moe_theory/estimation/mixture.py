@@ -118,7 +118,11 @@ class MixtureProblem(AbstractProblem):
     def sight(self, z: Float[Array, " z"], multipliers: Float[Array, " c"]) -> Sight:
         """Moment coordinates of the closest atoms."""
         chosen = choose(self.model, self.rows(z), self.levels, self.space.scale, self.points.size)
-        return Sight(z, multipliers, MixtureView(self, chosen))
+        return Sight(z, multipliers, self.seen_in(chosen))
+
+    def seen_in(self, frame: Merges) -> "MixtureView":
+        """The view in the moment coordinates of these merges."""
+        return MixtureView(problem=self, frame=frame)
 
     def tidied(self, z: Float[Array, " z"]) -> Float[Array, " z"]:
         """For a softmax gate, weights of sum one and beta1 of mean zero."""
@@ -150,20 +154,20 @@ class MixtureView(AbstractView):
     """A problem in the moment coordinates of its closest atoms."""
 
     problem: MixtureProblem
-    merges: Merges
+    frame: Merges
 
     def enter(self, z: Float[Array, " z"]) -> Float[Array, " z"]:
         """Moment coordinates in their units."""
-        moments = enter(self.problem.model, self.merges, self.problem.rows(z))
-        return (moments / self.merges.unit).reshape(-1)
+        moments = enter(self.problem.model, self.frame, self.problem.rows(z))
+        return (moments / self.frame.unit).reshape(-1)
 
     def leave(self, y: Float[Array, " z"]) -> Float[Array, " z"]:
         """z of moment coordinates."""
         return self._rows(y).reshape(-1)
 
     def _rows(self, y: Float[Array, " z"]) -> Float[Array, "k q"]:
-        moments = self.problem.rows(y) * self.merges.unit
-        return leave(self.problem.model, self.merges, moments)
+        moments = self.problem.rows(y) * self.frame.unit
+        return leave(self.problem.model, self.frame, moments)
 
     def inside(self, y: Float[Array, " z"]) -> Float[Array, "z s"]:
         """All coordinates; for a softmax gate all but the weight and beta1 of one merged atom, which fix the shift."""
@@ -171,7 +175,7 @@ class MixtureView(AbstractView):
         model, levels = self.problem.model, self.problem.levels
         if isinstance(model, GaussianGated):
             return every
-        row = self.merges.kept[-1] if levels else 0
+        row = self.frame.kept[-1] if levels else 0
         held = 1 + model.dimension
         place = jnp.arange(y.shape[0])
         first = row * model.row_size

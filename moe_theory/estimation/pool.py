@@ -15,7 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from moe_theory.estimation.smooth import AbstractProblem
-from moe_theory.estimation.trust_region import CONVERGED, ITERATION_LIMIT, RUNNING, State, initial_state, step
+from moe_theory.estimation.trust_region import (
+    CONVERGED,
+    ITERATION_LIMIT,
+    RUNNING,
+    Standpoint,
+    State,
+    centred,
+    initial_state,
+    move,
+    standpoint,
+)
 
 STEPS = 4
 LONGEST = 320
@@ -40,6 +50,12 @@ DOMINATED_MARGIN = 0.3
 DOMINATED_DECREMENTS = 50.0
 """...plus this many of its own Newton decrements (units of sigma^2 / n)."""
 
+SLOW_DECREMENTS = 3.0
+"""The same for a lane that is slow as well, where the pool asks for a pace..."""
+
+SLOW_LOOKS = 2
+"""...which is measured over this many times ``STEPS`` iterations."""
+
 
 class Lane(NamedTuple):
     """One start of one replication.
@@ -63,17 +79,36 @@ class Finished(NamedTuple):
     state: State
 
 
+class Programs(NamedTuple):
+    """The compiled parts of lanes of one kind of problem; each takes (what all lanes share, their data, ...).
+
+    An iteration is two of them, ``move`` after ``stand``, because half of all code is the model's at a point, which
+    certificates and searches need as well and would otherwise compile again.
+
+    Attributes:
+        begin: starts -> states.
+        centre: states -> states, see ``centred``.
+        stand: states -> standpoints.
+        move: states and their standpoints -> states.
+    """
+
+    begin: Any
+    centre: Any
+    stand: Any
+    move: Any
+
+
 @functools.lru_cache(maxsize=64)
-def programs(kind: Callable[..., AbstractProblem]) -> tuple[Any, Any]:
-    """The compiled first look and ``STEPS`` iterations of a kind of problem, shared by all of its pools."""
+def programs(kind: Callable[..., AbstractProblem]) -> Programs:
+    """The programs of a kind of problem, shared by all of its pools."""
 
-    def begin(common: tuple[Any, ...], data: Any, z: jax.Array) -> State:
-        return initial_state(kind(*common, data), z)
+    def of_lanes(function: Callable[..., Any], arguments: int) -> Any:
+        def lane(common: tuple[Any, ...], data: Any, *own: Any) -> Any:
+            return function(kind(*common, data), *own)
 
-    def advance(common: tuple[Any, ...], data: Any, state: State) -> State:
-        return jax.lax.fori_loop(0, STEPS, lambda _, now: step(kind(*common, data), now), state)
+        return jax.jit(jax.vmap(lane, (None, 0) + (0,) * arguments))
 
-    return jax.jit(jax.vmap(begin, (None, 0, 0))), jax.jit(jax.vmap(advance, (None, 0, 0)))
+    return Programs(of_lanes(initial_state, 1), of_lanes(centred, 1), of_lanes(standpoint, 1), of_lanes(move, 2))
 
 
 class _Block:
@@ -84,6 +119,7 @@ class _Block:
         self.seats: list[tuple[int, Lane] | None] = [None] * size
         self.data: Any = None
         self.state: State | None = None
+        self.values = np.full((SLOW_LOOKS, size), np.inf)
 
     def fill(self, waiting: Iterator[tuple[int, Lane]], begin: Callable[[Any, np.ndarray], State]) -> bool:
         """Seat waiting lanes in free places; whether anyone is seated at all."""
@@ -97,9 +133,16 @@ class _Block:
             lanes = [filler if seat is None else seat[1] for seat in self.seats]
             stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *[lane.data for lane in lanes])
             self.data, starts = jax.device_put((stacked, np.stack([lane.z for lane in lanes])), self.device)
+            self.values[:, fresh] = np.inf
             begun = begin(self.data, starts)
             self.state = begun if self.state is None else _merged(begun, self.state, fresh)
         return bool(occupied)
+
+    def fallen(self, values: np.ndarray) -> np.ndarray:
+        """By how much F fell in every place over the last ``SLOW_LOOKS`` calls; infinite for a lane seated since."""
+        before = self.values[0].copy()
+        self.values = np.vstack([self.values[1:], values])
+        return before - values
 
 
 class Pool:
@@ -110,12 +153,16 @@ class Pool:
             equal kinds share their compiled code.
         shared: the same for all lanes, such as a chart and a design.
         lanes: block size on each device.
+        pace: share of what a lane's F is above its replication's lowest converged one that it must fall by in
+            ``SLOW_LOOKS`` times ``STEPS`` iterations, or be dominated; 0 for none.
     """
 
-    def __init__(self, kind: Callable[..., AbstractProblem], shared: tuple[Any, ...], lanes: int = 64):
-        self.lanes = lanes
+    def __init__(
+        self, kind: Callable[..., AbstractProblem], shared: tuple[Any, ...], lanes: int = 64, pace: float = 0.0
+    ):
+        self.lanes, self.pace = lanes, pace
         self._shared = {device: jax.device_put(shared, device) for device in jax.local_devices()}
-        self._begin, self._advance = programs(kind)
+        self._programs = programs(kind)
 
     def run(self, waiting: Iterator[Lane]) -> Iterator[Finished]:
         """Yield every lane as it finishes; lanes are taken from the iterator as places fall free."""
@@ -127,24 +174,37 @@ class Pool:
             if not busy:
                 return
             for block in busy:
-                block.state = self._on(block.device, self._advance, block.data, block.state)
+                assert block.state is not None
+                block.state = self._advanced(block.device, block.data, block.state)
             for block in busy:
-                yield from _leaving(block, lowest)
+                yield from _leaving(block, lowest, self.pace)
+
+    def stand(self, data: Any, states: State) -> Standpoint:
+        """The standpoints of a block's worth of ``centred`` lanes, by the compiled code that takes steps."""
+        device, shared = next(iter(self._shared.items()))
+        data, states = jax.device_put((data, states), device)
+        return self._programs.stand(shared, data, self._programs.centre(shared, data, states))
 
     def _beginner(self, device: Any) -> Callable[[Any, np.ndarray], State]:
-        return lambda data, starts: self._on(device, self._begin, data, starts)
+        return lambda data, starts: _waited(device, self._programs.begin(self._shared[device], data, starts))
 
-    def _on(self, device: Any, program: Callable[..., State], *arguments: Any) -> State:
-        """Start a program on a device. Host devices share one pool of threads, in which two programs at once can wait
-        for each other for ever, so there each is waited for; accelerators work side by side."""
-        state = program(self._shared[device], *arguments)
-        return jax.block_until_ready(state) if device.platform == "cpu" else state
+    def _advanced(self, device: Any, data: Any, state: State) -> State:
+        shared = self._shared[device]
+        for _ in range(STEPS):
+            state = self._programs.move(shared, data, state, self._programs.stand(shared, data, state))
+        return _waited(device, state)
 
 
-def _leaving(block: _Block, lowest: dict[int, float]) -> Iterator[Finished]:
+def _waited(device: Any, state: State) -> State:
+    """What a program was started for on a device. Host devices share one pool of threads, in which two programs at
+    once can wait for each other for ever, so there each is waited for; accelerators work side by side."""
+    return jax.block_until_ready(state) if device.platform == "cpu" else state
+
+
+def _leaving(block: _Block, lowest: dict[int, float], pace: float) -> Iterator[Finished]:
     """Free the places of finished lanes; ``lowest`` holds each replication's least converged objective."""
     host: State = jax.tree.map(np.asarray, block.state)
-    status = host.status.copy()
+    status, fallen = host.status.copy(), block.fallen(np.asarray(host.value))
     for place, seat in enumerate(block.seats):
         if seat is not None and status[place] == CONVERGED:
             lowest[seat[1].owner] = min(lowest.get(seat[1].owner, np.inf), float(host.value[place]))
@@ -152,8 +212,11 @@ def _leaving(block: _Block, lowest: dict[int, float]) -> Iterator[Finished]:
         if seat is None:
             continue
         index, lane = seat
-        hopeless = lowest.get(lane.owner, np.inf) + DOMINATED_MARGIN + DOMINATED_DECREMENTS * host.decrement[place]
-        if status[place] == RUNNING and host.iterations[place] > FEWEST and host.value[place] > hopeless:
+        lack = host.value[place] - lowest.get(lane.owner, np.inf)
+        slow = pace > 0.0 and fallen[place] < pace * lack
+        decrements = SLOW_DECREMENTS if slow else DOMINATED_DECREMENTS
+        hopeless = lack > DOMINATED_MARGIN + decrements * host.decrement[place]
+        if status[place] == RUNNING and host.iterations[place] > FEWEST and hopeless:
             status[place] = DOMINATED
         longest = LONGEST * (LAST_CHANCE if host.value[place] < lowest.get(lane.owner, np.inf) else 1)
         if status[place] == RUNNING and host.iterations[place] >= longest:

@@ -7,7 +7,7 @@ one step, in which its valley is straight; which coordinates these are depends o
 """
 
 from abc import abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 from jaxtyping import Array, Float
@@ -24,7 +24,13 @@ class Lagrangian(NamedTuple):
 
 
 class AbstractView(eqx.Module):
-    """A problem in the coordinates y of one step."""
+    """A problem in the coordinates y of one step.
+
+    Attributes:
+        frame: which coordinates; ``AbstractProblem.seen_in`` makes the same view of it.
+    """
+
+    frame: eqx.AbstractVar[Any]
 
     @abstractmethod
     def enter(self, z: Float[Array, " z"]) -> Float[Array, " z"]:
@@ -77,6 +83,10 @@ class AbstractProblem(eqx.Module):
     @abstractmethod
     def sight(self, z: Float[Array, " z"], multipliers: Float[Array, " c"]) -> Sight:
         """Choose the view of a step from z."""
+
+    @abstractmethod
+    def seen_in(self, frame: Any) -> AbstractView:
+        """The view in the coordinates of a frame that was chosen before."""
 
     @abstractmethod
     def tidied(self, z: Float[Array, " z"]) -> Float[Array, " z"]:

@@ -163,9 +163,9 @@ class StartMaker:
         return np.append(weights, np.full(extra, share * true.weights[atom])), np.vstack([atoms, parts])
 
     def _fresh(self, place: int, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Atoms of one set drawn anew, and common parameters: (count, q) and (c,)."""
-        atoms, common = self._draw(jax.random.split(jax.random.key(int(rng.integers(2**31))), count))
-        return np.asarray(atoms)[:, place], np.asarray(common)[0, place]
+        """At most k atoms of one set drawn anew, and common parameters: (count, q) and (c,)."""
+        atoms, common = self._draw(jax.random.split(jax.random.key(int(rng.integers(2**31))), self._chart.k))
+        return np.asarray(atoms)[:count, place], np.asarray(common)[0, place]
 
 
 def _drawn(chart: Chart, key: jax.Array) -> tuple[jax.Array, jax.Array]:

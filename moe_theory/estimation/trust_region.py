@@ -143,6 +143,32 @@ def decompose(basis: Float[Array, "z s"], slope_at: Float[Array, " z"], hessian:
     return Spectrum(refined[order], vectors, vectors.T @ slope_at, RESOLUTION * size)
 
 
+class Standpoint(NamedTuple):
+    """A lane with all that a step from where it is, or a judgement of it, needs to know.
+
+    Attributes:
+        state: the lane's, its atoms reordered and aligned.
+        frame: of the view in which ``local`` is.
+        local: the model.
+    """
+
+    state: State
+    frame: Any
+    local: Local
+
+
+def standpoint(problem: AbstractProblem, state: State) -> Standpoint:
+    """Choose the view of a lane and form the model there: the dear half of a step."""
+    z, multipliers, view = problem.sight(state.z, state.multipliers)
+    here = state._replace(z=z, multipliers=multipliers)
+    return Standpoint(here, view.frame, look(view, here, view.enter(z)))
+
+
+def centred(problem: AbstractProblem, state: State) -> State:
+    """The same lane with the multipliers mu / s, which make no use of how it came there."""
+    return state._replace(multipliers=state.barrier / problem.slacks(state.z))
+
+
 def look(view: AbstractView, state: State, y: Float[Array, " z"]) -> Local:
     """Form the primal-dual model at y, the state's point in the view's coordinates."""
     level, steep, hessian, slacks, slack_slopes = view.derivatives(y, state.multipliers)
@@ -310,9 +336,13 @@ def attempt(view: AbstractView, state: State, local: Local) -> Move:
 
 def step(problem: AbstractProblem, state: State) -> State:
     """One iteration of one lane; a lane that is not RUNNING does not move."""
-    z, multipliers, view = problem.sight(state.z, state.multipliers)
-    here = state._replace(z=z, multipliers=multipliers, iterations=state.iterations + 1)
-    local = look(view, here, view.enter(z))
+    return move(problem, state, standpoint(problem, state))
+
+
+def move(problem: AbstractProblem, state: State, at: Standpoint) -> State:
+    """The other half of an iteration: from the state and its ``standpoint`` to the next state."""
+    local, view = at.local, problem.seen_in(at.frame)
+    here = at.state._replace(iterations=state.iterations + 1)
     gain, unresolved, downward = possible_gains(local.spectrum)
     minimum = downward <= UNRESOLVED_GAIN
     central = jnp.max(jnp.abs(here.multipliers * local.slacks / here.barrier - 1.0)) <= CENTRALITY
@@ -320,16 +350,16 @@ def step(problem: AbstractProblem, state: State) -> State:
     settled = (gain <= DECREMENT) & minimum & (unresolved <= UNRESOLVED_GAIN) & (state.barrier <= last)
     done = settled & central
 
-    move = attempt(view, here, local)
-    z = jnp.where(move.accepted, problem.tidied(view.leave(move.y)), here.z)
+    tried = attempt(view, here, local)
+    z = jnp.where(tried.accepted, problem.tidied(view.leave(tried.y)), here.z)
     ready = (gain <= here.barrier) & minimum
     inactive = ready & (_decrement_at(local, last) <= INACTIVE * here.barrier)
     barrier = jnp.where(inactive, last, _next_barrier(here.barrier, local.value, ready, last))
     ideal = barrier / problem.slacks(z)
-    multipliers = jnp.where(settled | inactive, ideal, _dual_step(here, local, move))
-    stalled = ~move.accepted & (move.radius < SHORTEST_RADIUS)
+    multipliers = jnp.where(settled | inactive, ideal, _dual_step(here, local, tried))
+    stalled = ~tried.accepted & (tried.radius < SHORTEST_RADIUS)
     moved = State(
-        z, jnp.clip(multipliers, ideal / DUAL_RANGE, ideal * DUAL_RANGE), barrier, move.radius, move.value, gain,
+        z, jnp.clip(multipliers, ideal / DUAL_RANGE, ideal * DUAL_RANGE), barrier, tried.radius, tried.value, gain,
         jnp.where(stalled, STALLED, RUNNING), here.iterations,
     )  # fmt: skip
     kept = here._replace(value=local.value, decrement=gain, status=jnp.full_like(state.status, CONVERGED))
@@ -372,5 +402,5 @@ def initial_state(problem: AbstractProblem, z: Float[Array, " z"]) -> State:
     barrier = jnp.maximum(FIRST_BARRIER, FIRST_SHARE * level)
     one = jnp.ones((), jnp.float64)
     return State(
-        z, barrier / problem.slacks(z), barrier, 0.5 * one, level, jnp.inf * one, jnp.asarray(RUNNING), jnp.asarray(0)
+        z, barrier / problem.slacks(z), barrier, 0.5 * one, level, jnp.inf * one, jnp.int64(RUNNING), jnp.int64(0)
     )

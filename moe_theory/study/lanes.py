@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from moe_theory.estimation.certificate import SPREAD, Certificate, explain
+from moe_theory.estimation.certificate import SPREAD, Certificate, explain, judge
 from moe_theory.estimation.pool import Finished, Lane, Pool
 from moe_theory.estimation.trust_region import CONVERGED, State
 
@@ -71,6 +71,7 @@ class AbstractReplicator(ABC):
 
     def __init__(self, pool: Pool, block: int, compile_size: int = COMPILE_SIZE):
         self._pool, self._block, self._compile_size = pool, block, compile_size
+        self._judge = jax.jit(jax.vmap(judge))
 
     @abstractmethod
     def draw(self, n: int, number: int) -> Replication:
@@ -123,17 +124,16 @@ class AbstractReplicator(ABC):
                     if start < len(owner.starts):
                         yield Lane(place, owner.data, owner.starts[start])
 
-    def chosen(self, certify: Any, members: list[Replication]) -> "Chosen":
-        """Certify the ends of all lanes and choose the fit of every replication.
+    def _certify(self, data: Any, states: State, truth_values: np.ndarray) -> Certificate:
+        """The certificates of a block of lanes."""
+        return self._judge(self._pool.stand(data, states), truth_values)
 
-        Args:
-            certify: (data, states, values at the truth) of a block of lanes -> their certificates.
-            members: replications all of whose lanes have ended.
-        """
+    def chosen(self, members: list[Replication]) -> Chosen:
+        """Certify the ends of all lanes and choose the fit of every replication, all of whose lanes have ended."""
         lanes = [(member, end) for member in members for end in sorted(member.ends, key=lambda end: end.order)]
         data = stacked([member.data for member, _ in lanes])
         states = stacked([end.state for _, end in lanes])
-        certificates = self.padded(certify, data, states, np.array([member.truth_value for member, _ in lanes]))
+        certificates = self.padded(self._certify, data, states, np.array([member.truth_value for member, _ in lanes]))
         rows, best, far, starts, offset = [], [], [], [], 0
         for member in members:
             count = len(member.kinds)

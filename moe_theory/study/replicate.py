@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from moe_theory.estimation.certificate import SPREAD, Certificate, certify
+from moe_theory.estimation.certificate import SPREAD
 from moe_theory.estimation.charted import AbstractChartProblem
-from moe_theory.estimation.identified import CONFIDENCE_LEVEL, Search, begin_search, block_splits, search_step
+from moe_theory.estimation.identified import CONFIDENCE_LEVEL, Search, begin_search, block_splits, search_from
 from moe_theory.estimation.least_squares import Problem
 from moe_theory.estimation.objective import mix
 from moe_theory.estimation.pool import Pool, until_settled
 from moe_theory.estimation.space import Chart
 from moe_theory.estimation.starts import StartMaker, plan_named
-from moe_theory.estimation.trust_region import State
+from moe_theory.estimation.trust_region import Standpoint, State
 from moe_theory.sampling.statistics import Statistics, draw_statistics
 from moe_theory.study.invisible import farthest_invisible
 from moe_theory.study.lanes import AbstractReplicator, Replication
@@ -38,6 +38,12 @@ minimum (0); within ``CONFIDENCE_LEVEL`` (1); at most the truth's, the set that 
 FROM_TRUTH = "D_12_truth_highest"
 """The search whose set is certain to hold a split that does not move f_G; it starts from that one too."""
 
+PACE = 0.5
+"""Share of what a lane of least squares lacks that it must gain in eight iterations. In 48 replications of four systems
+(DoRA, HoRA, LoRA, multi-head LoRA) that were also run without any such rule, this one saved another 16 % of the
+iterations (30 % for DoRA, 2 % for LoRA), and cost one of them a lower minimum, by 0.007 units of F. For likelihoods it
+was not measured."""
+
 ROUNDING = 1e-8
 """Share of F by which two measures with the same f_G may differ at n = 10^15."""
 
@@ -50,6 +56,7 @@ class AbstractChartReplicator(AbstractReplicator):
         setup: its problem.
         kind, shared: make a lane's problem of its data, ``kind(*shared, data)`` (see ``Pool``).
         identified_set: whether to search for the range of D_12 over fits that are as good.
+        pace: of its lanes, see ``Pool``.
     """
 
     def __init__(
@@ -60,18 +67,18 @@ class AbstractChartReplicator(AbstractReplicator):
         kind: Callable[..., AbstractChartProblem],
         shared: tuple[Any, ...],
         identified_set: bool,
+        pace: float = 0.0,
     ):
         self.sweep, self.setup, self.chart = sweep, setup, chart
         self._maker = StartMaker(chart, setup.truth, plan_named(sweep.starts))
         self._make = kind, shared
-        super().__init__(Pool(kind, shared, sweep.block), sweep.block)
-        self._certify = jax.jit(jax.vmap(self._certify_lane))
+        super().__init__(Pool(kind, shared, sweep.block, pace), sweep.block)
         self._measure = jax.jit(jax.vmap(self._measure_lane))
         self._end_loss = jax.jit(jax.vmap(self._d_12))
         self._splits = block_splits(chart, setup.truth) if identified_set else None
         self._invisible = None if self._splits is None else self.invisible(self._splits)
         self._begin_search = jax.jit(jax.vmap(self._begin_lane))
-        self._search = jax.jit(jax.vmap(self._search_lane))
+        self._search_from = jax.jit(jax.vmap(self._search_lane))
         self._split_values = jax.jit(jax.vmap(self._split_lane))
 
     @abstractmethod
@@ -101,17 +108,18 @@ class AbstractChartReplicator(AbstractReplicator):
         starts = self._maker.make(n, self.sweep.seed, number)
         return Replication(n, number, data, truth_value, starts.kinds, starts.z)
 
-    def _certify_lane(self, data: Any, state: State, truth_value: Any) -> Certificate:
-        return certify(self.problem(data), state, truth_value)
-
     def _measure_lane(self, z: jax.Array) -> tuple[Losses, Losses, Losses, jax.Array]:
         model, truth = self.setup.model, self.setup.truth
         fitted = self.chart.measure(z)
         plain = effective_losses(model, fitted, truth, anchored=False)
         return effective_losses(model, fitted, truth), plain, factor_losses(model, fitted, truth), self.distance(z)
 
-    def _search_lane(self, data: Any, search: Search) -> Search:
-        return search_step(self.problem(data), search, self._d_12)
+    def _search_lane(self, data: Any, search: Search, at: Standpoint) -> Search:
+        return search_from(self.problem(data), search, at, self._d_12)
+
+    def _search(self, data: Any, search: Search) -> Search:
+        """A step of a block of searches."""
+        return self._search_from(data, search, self._pool.stand(data, search.state))
 
     def _begin_lane(self, state: State, levels: jax.Array) -> Search:
         """All that `SEARCHES` asks for, in its order; then one from the invisible split, if there is one."""
@@ -131,8 +139,7 @@ class AbstractChartReplicator(AbstractReplicator):
         each = begun.sign.shape[1]
         searches = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), begun)
         repeated = jax.tree.map(lambda leaf: np.repeat(leaf, each, axis=0), data)
-        size = max(1, self.sweep.block // len(SEARCHES))
-        ended: Search = until_settled(self._search, lambda lanes: lanes.left > 0, size, repeated, searches)
+        ended: Search = until_settled(self._search, lambda lanes: lanes.left > 0, self.sweep.block, repeated, searches)
         reached = np.asarray(ended.reached).reshape(-1, each)
         columns = {name: reached[:, place] for place, name in enumerate(SEARCHES)}
         if self._invisible is not None:
@@ -148,7 +155,7 @@ class AbstractChartReplicator(AbstractReplicator):
 
     def rows(self, members: list[Replication]) -> pd.DataFrame:
         """Choose the fit of every replication, measure it, and search the identified set."""
-        frame, data, states, best_lanes, far_lanes, starts = self.chosen(self._certify, members)
+        frame, data, states, best_lanes, far_lanes, starts = self.chosen(members)
         measured = self.padded(self._measure, states.z[best_lanes])
         far_measured = self.padded(self._measure, states.z[far_lanes])
         start_measured = self.padded(self._measure, starts)
@@ -197,7 +204,7 @@ class Replicator(AbstractChartReplicator):
     def __init__(self, sweep: SweepSpec, identified_set: bool = False, setup: Setup | None = None):
         setup = setup or build(sweep.problem)
         chart = Chart(setup.model, setup.space, setup.k_fit)
-        super().__init__(sweep, setup, chart, Problem, (chart, setup.design), identified_set)
+        super().__init__(sweep, setup, chart, Problem, (chart, setup.design), identified_set, PACE)
 
     def data(self, n: int, number: int) -> tuple[Statistics, float]:
         """The sufficient statistics."""

@@ -7,12 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from moe_theory.estimation.certificate import Certificate, certify
-from moe_theory.estimation.likelihood import Points, objective
+from moe_theory.estimation.likelihood import objective
 from moe_theory.estimation.mixture import MixtureKind, shares
 from moe_theory.estimation.mixture_starts import MixtureStartMaker, mixture_plan_named
 from moe_theory.estimation.pool import Pool
-from moe_theory.estimation.trust_region import State
 from moe_theory.study.density_problem import COMPACT_SIZE, build_density
 from moe_theory.study.density_spec import DensitySweepSpec
 from moe_theory.study.lanes import COMPILE_SIZE, AbstractReplicator, Replication
@@ -35,7 +33,6 @@ class DensityReplicator(AbstractReplicator):
         self._problem = MixtureKind(setup.model, setup.levels)
         size = largest if self._compact else COMPILE_SIZE
         super().__init__(Pool(self._problem, (setup.space,), sweep.block), sweep.block, size)
-        self._certify = jax.jit(jax.vmap(self._certify_lane))
         self._measure = jax.jit(jax.vmap(self._measure_lane))
         self._value = jax.jit(lambda points: objective(setup.model, jnp.asarray(setup.rows), points))
 
@@ -44,9 +41,6 @@ class DensityReplicator(AbstractReplicator):
         points = self.setup.draw(n, self.sweep.seed, number, self._compact)
         starts = self._maker.make(n, self.sweep.seed, number, points)
         return Replication(n, number, points, float(self._value(points)), starts.kinds, starts.z)
-
-    def _certify_lane(self, data: Points, state: State, truth_value: Any) -> Certificate:
-        return certify(self._problem(self.setup.space, data), state, truth_value)
 
     def _measure_lane(self, z: jax.Array) -> tuple[BlockLosses, jax.Array, jax.Array]:
         """Losses, Hellinger distance on the grid, and how many atoms are on the weight floor."""
@@ -61,7 +55,7 @@ class DensityReplicator(AbstractReplicator):
 
     def rows(self, members: list[Replication]) -> pd.DataFrame:
         """Choose the fit of every replication and measure it."""
-        frame, _, states, best, far, starts = self.chosen(self._certify, members)
+        frame, _, states, best, far, starts = self.chosen(members)
         frame = frame.assign(**_columns(*self.padded(self._measure, states.z[best])))
         untied_losses = self.padded(self._measure, states.z[far])[0]
         start_losses = self.padded(self._measure, starts)[0]

@@ -88,7 +88,7 @@ def density_modulus(
         first = len(truth)
         merges = _merges(cell, first, atoms, rows)
         problem = MixtureProblem(model, space, atoms - 1, points)
-        best = _settled(MixtureView(problem, merges), rows, first)
+        best = _settled(problem.seen_in(merges), rows, first)
         found.append(np.asarray(best))
         distances.append(float(_hellinger(model, best, jnp.asarray(truth), points)))
     return DensityModulus(np.array(amplitudes), np.array(distances), np.array(found))

@@ -9,7 +9,6 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from moe_theory.errors import InputError
-from moe_theory.estimation.charted import ChartView as View
 from moe_theory.estimation.frames import enter, gauge_slice, leave, see
 from moe_theory.estimation.least_squares import Problem
 from moe_theory.estimation.objective import design_of, flatten, gradient, objective, second_order
@@ -83,7 +82,7 @@ def test_frames_are_left_as_they_were_entered_and_slices_hold_the_gauge_still(na
 def both(lane, z):
     """The view's derivatives and the automatic ones."""
     frame = see(lane.chart, z, jnp.asarray(1.0 * N)).frame
-    view = View(lane, frame)
+    view = lane.seen_in(frame)
     y = enter(lane.chart, frame, see(lane.chart, z, jnp.asarray(1.0 * N)).z)
     multipliers = jnp.linspace(0.5, 2.0, view.slacks(y).shape[0])
     lagrangian = jax.hessian(lambda point: view.value(point) - jnp.vdot(multipliers, view.slacks(point)))(y)

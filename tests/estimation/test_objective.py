@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe_theory.estimation.charted import ChartView as View
 from moe_theory.estimation.frames import Frame, closest_pair, enter, gauge_slice, leave, split_scale
 from moe_theory.estimation.least_squares import Problem
 from moe_theory.estimation.objective import design_of, flatten, gradient, objective, products_of, second_order
@@ -142,7 +141,7 @@ def frame_at(setting, z, beside_frozen):
 @quick_jit
 def viewed(problem, frame, z):
     """The view's derivatives at z, the automatic ones, and the slope alone."""
-    view = View(problem, frame)
+    view = problem.seen_in(frame)
     y = enter(problem.chart, frame, z)
     multipliers = jnp.linspace(0.5, 2.0, view.slacks(y).shape[0])
     lagrangian = jax.hessian(lambda point: view.value(point) - jnp.vdot(multipliers, view.slacks(point)))(y)

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import brentq, linear_sum_assignment
 
-from moe_theory.estimation.charted import ChartView as View
 from moe_theory.estimation.frames import enter, see
 from moe_theory.estimation.least_squares import Problem
 from moe_theory.estimation.objective import design_of, objective
@@ -233,7 +232,7 @@ def test_a_step_along_a_curved_boundary_is_brought_back_inside():
     own = z[chart.k :].reshape(chart.k, 4, D)[0]
     own[:2] *= np.sqrt(chart.space.radius * (1 - 1e-6) / np.linalg.norm(np.outer(own[0], own[1])))
     seen = see(chart, jnp.asarray(z), jnp.asarray(1.0 * N))
-    view = View(case.problem, seen.frame)
+    view = case.problem.seen_in(seen.frame)
     local = look(view, initial_state(case.problem, seen.z), enter(chart, seen.frame, seen.z))
     ball = int(jnp.argmin(local.slacks))
     assert 0 < float(local.slacks[ball]) < 1e-5
