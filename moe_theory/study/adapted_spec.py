@@ -1,6 +1,6 @@
 """What a problem with adapted experts is whose noise is that of a mixture: a density, by its likelihood or its mean."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -52,8 +52,6 @@ class AdaptedProblemSpec(ProblemSpec):
 
 class AdaptedSweepSpec(SweepSpec):
     """A low-rank density swept over sample sizes."""
-
-    REVISION: ClassVar[int] = 4
 
     problem: AdaptedProblemSpec = AdaptedProblemSpec()  # pyright: ignore[reportIncompatibleVariableOverride]
     sizes: Sizes = parse_sizes("1e6:1e12:5")

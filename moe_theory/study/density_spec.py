@@ -1,6 +1,6 @@
 """What a problem of density estimation is; see ``spec`` for regression and for what the two have in common."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -67,8 +67,6 @@ class DensityProblemSpec(Specification):
 
 class DensitySweepSpec(SweepSpec):
     """A density problem swept over sample sizes."""
-
-    REVISION: ClassVar[int] = 4
 
     problem: DensityProblemSpec = DensityProblemSpec()  # pyright: ignore[reportIncompatibleVariableOverride]
     sizes: Sizes = parse_sizes("1e8:1e15:8")

@@ -38,12 +38,6 @@ minimum (0); within ``CONFIDENCE_LEVEL`` (1); at most the truth's, the set that 
 FROM_TRUTH = "D_12_truth_highest"
 """The search whose set is certain to hold a split that does not move f_G; it starts from that one too."""
 
-PACE = 0.5
-"""Share of what a lane of least squares lacks that it must gain in eight iterations. In 48 replications of four systems
-(DoRA, HoRA, LoRA, multi-head LoRA) that were also run without any such rule, this one saved another 16 % of the
-iterations (30 % for DoRA, 2 % for LoRA), and cost one of them a lower minimum, by 0.007 units of F. For likelihoods it
-was not measured."""
-
 ROUNDING = 1e-8
 """Share of F by which two measures with the same f_G may differ at n = 10^15."""
 
@@ -56,7 +50,6 @@ class AbstractChartReplicator(AbstractReplicator):
         setup: its problem.
         kind, shared: make a lane's problem of its data, ``kind(*shared, data)`` (see ``Pool``).
         identified_set: whether to search for the range of D_12 over fits that are as good.
-        pace: of its lanes, see ``Pool``.
     """
 
     def __init__(
@@ -67,12 +60,11 @@ class AbstractChartReplicator(AbstractReplicator):
         kind: Callable[..., AbstractChartProblem],
         shared: tuple[Any, ...],
         identified_set: bool,
-        pace: float = 0.0,
     ):
         self.sweep, self.setup, self.chart = sweep, setup, chart
         self._maker = StartMaker(chart, setup.truth, plan_named(sweep.starts))
         self._make = kind, shared
-        super().__init__(Pool(kind, shared, sweep.block, pace), sweep.block)
+        super().__init__(Pool(kind, shared, sweep.block), sweep.block)
         self._measure = jax.jit(jax.vmap(self._measure_lane))
         self._end_loss = jax.jit(jax.vmap(self._d_12))
         self._splits = block_splits(chart, setup.truth) if identified_set else None
@@ -204,7 +196,7 @@ class Replicator(AbstractChartReplicator):
     def __init__(self, sweep: SweepSpec, identified_set: bool = False, setup: Setup | None = None):
         setup = setup or build(sweep.problem)
         chart = Chart(setup.model, setup.space, setup.k_fit)
-        super().__init__(sweep, setup, chart, Problem, (chart, setup.design), identified_set, PACE)
+        super().__init__(sweep, setup, chart, Problem, (chart, setup.design), identified_set)
 
     def data(self, n: int, number: int) -> tuple[Statistics, float]:
         """The sufficient statistics."""

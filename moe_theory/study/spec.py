@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -24,6 +24,9 @@ from moe_theory.errors import InputError
 
 LARGEST_SIZE = 10**15
 """Largest sample size: the exact sampler's counts are exact in float64 up to about 2^53."""
+
+RESULTS_REVISION = 4
+"""Raised by hand whenever a change of the code changes the numbers that a stored row holds."""
 
 _MOST_SIZES = 1000
 _ARITHMETIC = Context(prec=50, rounding=ROUND_HALF_EVEN)
@@ -238,10 +241,7 @@ class SweepSpec(Specification):
         seed: root of the random keys of the data.
         starts: name of the preset of starting points.
         block: lanes that one compiled call fits together; it changes results by rounding only.
-        REVISION: of the numbers that a stored row of this kind holds; raised by hand whenever the code changes them.
     """
-
-    REVISION: ClassVar[int] = 5
 
     problem: ProblemSpec = ProblemSpec()
     sizes: Sizes = parse_sizes("1e3:1e12:10")
@@ -267,7 +267,7 @@ def specification_hash(specification: BaseModel) -> str:
 
 
 def problem_hash(sweep: SweepSpec) -> str:
-    """Name what the row (n, replication) of a sweep depends on: problem, seed, starts and revision of its kind.
+    """Name what the row (n, replication) of a sweep depends on: problem, seed, starts and `RESULTS_REVISION`.
 
     Sizes and replications are left out, so that an extended grid finds its rows again; the block of lanes
     too, because it changes rows by rounding only and is recorded with them. Settings of the problem at their
@@ -278,7 +278,7 @@ def problem_hash(sweep: SweepSpec) -> str:
             "problem": sweep.problem.model_dump(mode="json", exclude_defaults=True),
             "seed": sweep.seed,
             "starts": sweep.starts,
-            "revision": sweep.REVISION,
+            "revision": RESULTS_REVISION,
         }
     )
 

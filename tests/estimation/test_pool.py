@@ -7,7 +7,7 @@ import pytest
 
 from moe_theory.estimation.certificate import certify, judge
 from moe_theory.estimation.least_squares import Problem
-from moe_theory.estimation.pool import DOMINATED, DOMINATED_MARGIN, SLOW_LOOKS, Lane, Pool, _Block
+from moe_theory.estimation.pool import DOMINATED, DOMINATED_MARGIN, Lane, Pool
 from moe_theory.estimation.space import Chart
 from moe_theory.estimation.starts import StartMaker, plan_named
 from moe_theory.estimation.trust_region import CONVERGED
@@ -122,31 +122,6 @@ def test_a_lane_is_stopped_only_where_another_of_its_owner_is_lower(pool, lanes,
                 assert float(end.state.value) > float(best.state.value) + DOMINATED_MARGIN
             else:
                 assert identical(end.state, ends[end.order])
-
-
-def test_with_a_pace_slow_lanes_are_stopped_sooner_and_the_lowest_stays(quick, chart, pool, lanes):
-    """The same lanes at a pace: no more iterations in total, nothing stopped that was not above the lowest."""
-    together = [lane._replace(owner=index // 6) for index, lane in enumerate(lanes)]
-    patient = list(pool.run(iter(together)))
-    paced = list(Pool(Problem, (chart, build(SPEC).design), BLOCK, 0.5).run(iter(together)))
-
-    def converged(ends, owner):
-        return min(float(end.state.value) for end in ends if end.owner == owner and int(end.state.status) == CONVERGED)
-
-    assert sorted(end.order for end in paced) == list(range(len(lanes)))
-    assert sum(int(end.state.iterations) for end in paced) <= sum(int(end.state.iterations) for end in patient)
-    for end in paced:
-        if int(end.state.status) == DOMINATED:
-            assert float(end.state.value) > converged(paced, end.owner) + DOMINATED_MARGIN
-    assert all(converged(paced, owner) == converged(patient, owner) for owner in range(3))
-
-
-def test_what_a_place_has_fallen_by_is_of_its_own_lane():
-    """Infinite until a lane has been seen ``SLOW_LOOKS`` times before, then the difference to then."""
-    block = _Block(jax.devices()[0], 2)
-    seen = [block.fallen(np.array([10.0 - look, 5.0])) for look in range(SLOW_LOOKS + 2)]
-    assert all(np.all(np.isinf(fallen)) for fallen in seen[:SLOW_LOOKS])
-    assert all(np.array_equal(fallen, [SLOW_LOOKS, 0.0]) for fallen in seen[SLOW_LOOKS:])
 
 
 def test_a_pool_judges_as_certify_does(quick, chart, pool, lanes, ends):
