@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int
 
 from moe_theory.estimation.smooth import AbstractProblem
 from moe_theory.estimation.space import Chart, TrueSet, joined, true_sets
-from moe_theory.estimation.trust_region import Standpoint, State, centred, corrected, standpoint
+from moe_theory.estimation.trust_region import Standpoint, State, corrected
 from moe_theory.models.measure import MixingMeasure
 
 STEPS = 32
@@ -65,13 +65,14 @@ def begin_search(state: State, loss: Loss, level: float | Float[Array, ""], sign
     return Search(state, state.value + level, sign, loss(state.z), jnp.asarray(STEPS))
 
 
-def search_step(problem: AbstractProblem, search: Search, loss: Loss) -> Search:
-    """One step; a search that has none left does not move."""
-    return search_from(problem, search, standpoint(problem, centred(problem, search.state)), loss)
+def search_step(problem: AbstractProblem, search: Search, at: Standpoint, loss: Loss) -> Search:
+    """One step; a search that has none left does not move.
 
-
-def search_from(problem: AbstractProblem, search: Search, at: Standpoint, loss: Loss) -> Search:
-    """``search_step``, given the standpoint of its ``centred`` state."""
+    Args:
+        problem, search: where it is.
+        at: the standpoint of its ``centred`` state.
+        loss: D.
+    """
     z, reached = _step(problem, at, loss, search.ceiling, search.sign)
     gain = search.sign * (reached - search.reached)
     better = (gain > 0.0) & (search.left > 0)

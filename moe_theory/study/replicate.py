@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from moe_theory.estimation.certificate import SPREAD
 from moe_theory.estimation.charted import AbstractChartProblem
-from moe_theory.estimation.identified import CONFIDENCE_LEVEL, Search, begin_search, block_splits, search_from
+from moe_theory.estimation.identified import CONFIDENCE_LEVEL, Search, begin_search, block_splits, search_step
 from moe_theory.estimation.least_squares import Problem
 from moe_theory.estimation.objective import mix
 from moe_theory.estimation.pool import Pool, until_settled
@@ -70,7 +70,7 @@ class AbstractChartReplicator(AbstractReplicator):
         self._splits = block_splits(chart, setup.truth) if identified_set else None
         self._invisible = None if self._splits is None else self.invisible(self._splits)
         self._begin_search = jax.jit(jax.vmap(self._begin_lane))
-        self._search_from = jax.jit(jax.vmap(self._search_lane))
+        self._one_step = jax.jit(jax.vmap(self._search_lane))
         self._split_values = jax.jit(jax.vmap(self._split_lane))
 
     @abstractmethod
@@ -107,11 +107,11 @@ class AbstractChartReplicator(AbstractReplicator):
         return effective_losses(model, fitted, truth), plain, factor_losses(model, fitted, truth), self.distance(z)
 
     def _search_lane(self, data: Any, search: Search, at: Standpoint) -> Search:
-        return search_from(self.problem(data), search, at, self._d_12)
+        return search_step(self.problem(data), search, at, self._d_12)
 
     def _search(self, data: Any, search: Search) -> Search:
         """A step of a block of searches."""
-        return self._search_from(data, search, self._pool.stand(data, search.state))
+        return self._one_step(data, search, self._pool.stand(data, search.state))
 
     def _begin_lane(self, state: State, levels: jax.Array) -> Search:
         """All that `SEARCHES` asks for, in its order; then one from the invisible split, if there is one."""

@@ -30,7 +30,7 @@ from moe_theory.estimation.objective import objective
 from moe_theory.estimation.pool import Lane
 from moe_theory.estimation.space import Chart
 from moe_theory.estimation.starts import StartMaker, plan_named
-from moe_theory.estimation.trust_region import CONVERGED, SMALLEST_BARRIER, State, initial_state
+from moe_theory.estimation.trust_region import CONVERGED, SMALLEST_BARRIER, State, centred, initial_state, standpoint
 from moe_theory.sampling.statistics import draw_statistics
 from moe_theory.study.problem import Setup, build
 from moe_theory.study.spec import ProblemSpec
@@ -238,8 +238,10 @@ def identified(case: Case, state: State, level: float = SPREAD) -> Range:
         return case.loss(z)[0]
 
     def search(problem, state, sign):
-        begun = begin_search(state, loss, level, sign)
-        return jax.lax.while_loop(lambda now: now.left > 0, lambda now: search_step(problem, now, loss), begun).reached
+        def step(now):
+            return search_step(problem, now, standpoint(problem, centred(problem, now.state)), loss)
+
+        return jax.lax.while_loop(lambda now: now.left > 0, step, begin_search(state, loss, level, sign)).reached
 
     both = jax.jit(jax.vmap(search, (None, None, 0)))(case.problem, state, jnp.asarray([-1.0, 1.0]))
     return Range(*both)
