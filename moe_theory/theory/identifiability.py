@@ -26,6 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moe_theory.theory.blame import Blame, blame_of, exact_blocks, reason_of
+from moe_theory.theory.following import followed, insisted, looked
 from moe_theory.theory.frozen_cells import FrozenMargin, frozen_margin
 from moe_theory.theory.gauges import GaugePart, common_gauge_of, gauge_of, orbit_split
 from moe_theory.theory.laws import Prediction
@@ -39,7 +40,7 @@ from moe_theory.theory.margins import (
     first_order,
     second_order,
 )
-from moe_theory.theory.visibility import Visibility, followed, insisted, split_of, visibility
+from moe_theory.theory.visibility import Visibility, split_of
 from moe_theory.threads import one_blas_thread
 
 JOINT_STARTS = 4
@@ -201,7 +202,7 @@ def _followed(
         else None
         for cell, second in zip(cells, seconds, strict=True)
     ]
-    first = [None if split is None else visibility(mixture, split) for split in splits]
+    first = [None if split is None else looked(mixture, split) for split in splits]
     hidden = [seen.atoms[0] for seen in first if seen is not None and seen.is_invisible]
     found: list[tuple[Visibility, ...]] = []
     for split, seen in zip(splits, first, strict=True):

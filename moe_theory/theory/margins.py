@@ -342,7 +342,7 @@ def second_order(first: FirstOrder, cells: Sequence[Cell], starts: int = STARTS)
     """The second-order margin of these cells together (one cell: of that atom).
 
     The rank-limited problem is solved for m = 2 atoms and, where the convex minimum is zero but not attained there, for
-    more atoms until it is.
+    more atoms until it is: at the latest for as many as the convex minimiser has columns, and one.
 
     Args:
         first: of the whole mixture.
@@ -365,7 +365,9 @@ def second_order(first: FirstOrder, cells: Sequence[Cell], starts: int = STARTS)
         for columns in range(2, max(own.shape[1] for own in minimum.factors) + 1):
             if limited[columns].value <= rounding:
                 break
+            known = [limited[columns]] + [minimum] * (max(own.shape[1] for own in minimum.factors) <= columns)
             found = rank_limited(forms, columns, max(1, starts // columns), enough=rounding)
+            found = sorted([*found, *known], key=lambda each: each.value)
             limited[columns + 1] = found[0]
     elif minimum.lower > POSITIVE * rounding:
         decision = "positive"

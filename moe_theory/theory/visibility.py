@@ -14,8 +14,7 @@ distance that no motion can undo:
     zero to rounding at an amplitude of order one: the split is invisible, and there is no rate.
 
 A split whose margin is zero shows beyond order two, at an even one. A search that ends elsewhere did not find the best
-split: it is made again from more starts, and then for more atoms in a cell, which can do whatever fewer can
-(``followed``).
+split: ``following`` goes on.
 
 Location and variance of a Gaussian: q = 4 for two atoms, 6 for three (Ho and Nguyen 2016). Source: theory section 8.
 """
@@ -45,10 +44,6 @@ FLATTEST = 12
 """Order from which on a split counts as one that cannot be seen: n^-1/24 is no rate to measure."""
 ITERATIONS = 25
 STARTS = 2
-MORE_ITERATIONS, MORE_STARTS = 60, 8
-"""Of a search that is made again."""
-MORE_ATOMS = 2
-"""How many more atoms than the margin asks for a split is given before it counts as unclear."""
 LEAST_PART = 0.01
 """Share of a joint split below which an atom takes no part in it."""
 
@@ -151,7 +146,7 @@ def _amplitude(mixture: Mixture, where: Where, free: Free) -> Float[Array, ""]:
 
 
 @eqx.filter_jit
-def _residual(mixture: Mixture, where: Where, free: Free, amplitude: Array) -> Float[Array, " N_1"]:
+def residual_of(mixture: Mixture, where: Where, free: Free, amplitude: Array) -> Float[Array, " N_1"]:
     """f_{G_t} - f_{G*}, and the relative error of the amplitude.
 
     At a solution that error is of the order of the squared distance: nothing is gained by missing t.
@@ -162,10 +157,21 @@ def _residual(mixture: Mixture, where: Where, free: Free, amplitude: Array) -> F
 
 
 @eqx.filter_jit
-def _jacobian(mixture: Mixture, where: Where, free: Free, amplitude: Array) -> Float[Array, "N_1 free"]:
+def jacobian_of(mixture: Mixture, where: Where, free: Free, amplitude: Array) -> Float[Array, "N_1 free"]:
     """Its derivative in all that is free."""
     flat, unravel = ravel_pytree(free)
-    return jax.jacfwd(lambda point: _residual(mixture, where, unravel(point), amplitude))(flat)
+    return jax.jacfwd(lambda point: residual_of(mixture, where, unravel(point), amplitude))(flat)
+
+
+def at_truth(mixture: Mixture, apart: Sequence[Float[np.ndarray, "_ q"]]) -> Free:
+    """Nothing moved but the parts of the split atoms, theta_i - theta as given."""
+    return Free(
+        log_weights=tuple(jnp.zeros(own.weights.shape) for own in mixture),
+        atoms=tuple(jnp.zeros(own.atoms.shape) for own in mixture),
+        common=tuple(jnp.zeros(own.common.shape) for own in mixture),
+        logits=tuple(jnp.zeros(len(each)) for each in apart),
+        apart=tuple(jnp.asarray(each) for each in apart),
+    )
 
 
 class Split(NamedTuple):
@@ -209,29 +215,6 @@ def split_of(cells: Sequence[Cell], factors: Sequence[Float[np.ndarray, "_ _"]])
     return Split(tuple(cells[number] for number in kept), tuple(factors[number] for number in kept))
 
 
-def followed(mixture: Mixture, split: Split, atoms: int | None = None) -> Visibility:
-    """``visibility``, and ``insisted`` where it is not clear."""
-    first = visibility(mixture, split, atoms)
-    return first if first.is_clear else insisted(mixture, split, first)
-
-
-def insisted(mixture: Mixture, split: Split, first: Visibility) -> Visibility:
-    """The search made again: of the fewest atoms, from so many on, for which it is clear; of so many if it never is.
-
-    Args:
-        mixture, split: as for ``visibility``.
-        first: what it found.
-    """
-    again = visibility(mixture, split, first.atoms[0], starts=MORE_STARTS, iterations=MORE_ITERATIONS)
-    if again.is_clear or len(split.factors) > 1:
-        return again
-    for more in range(1, MORE_ATOMS + 1):
-        seen = visibility(mixture, split, atoms=first.atoms[0] + more)
-        if seen.is_clear:
-            return seen
-    return again
-
-
 def visibility(
     mixture: Mixture,
     split: Split,
@@ -252,9 +235,9 @@ def visibility(
     """
     counts = tuple(atoms or factor.shape[1] + 1 for factor in split.factors)
     shapes = list(zip(counts, [factor.shape[1] for factor in split.factors], strict=True))
-    sizes = _reach(mixture, split) * np.asarray(amplitudes)
+    sizes = reach_of(mixture, split) * np.asarray(amplitudes)
     rng = np.random.default_rng(0)
-    placed = [[_simplex(*shape) for shape in shapes]]
+    placed = [[simplex(*shape) for shape in shapes]]
     placed += [[rng.standard_normal(shape) for shape in shapes] for _ in range(starts - 1)]
     lifted = [split.lifted(mixture, points) for points in placed]
     found, before = Visibility(counts, sizes[:0], sizes[:0], float("nan")), []
@@ -279,14 +262,14 @@ def hidden_measures(mixture: Mixture, split: Split) -> Iterator[list[tuple[Array
     Args:
         mixture, split: where, and along what: a cell gets one atom more than its Y has columns.
     """
-    placed = split.lifted(mixture, [_simplex(factor.shape[1] + 1, factor.shape[1]) for factor in split.factors])
-    for amplitude in _reach(mixture, split) * HIDDEN_AMPLITUDES:
+    placed = split.lifted(mixture, [simplex(factor.shape[1] + 1, factor.shape[1]) for factor in split.factors])
+    for amplitude in reach_of(mixture, split) * HIDDEN_AMPLITUDES:
         free, distance = descend(mixture, split.where, [amplitude * each for each in placed], float(amplitude))
         if distance <= INVISIBLE:
             yield measure_of(mixture, split.where, free)
 
 
-def _reach(mixture: Mixture, split: Split) -> float:
+def reach_of(mixture: Mixture, split: Split) -> float:
     """Least distance in phi of a split atom to another true atom of its set, at most ``MOST``."""
     least = MOST
     for place, atom in split.where:
@@ -307,7 +290,7 @@ def _order(amplitudes: Float[np.ndarray, " T"], distances: Float[np.ndarray, " T
     return float(np.polyfit(t[kept], d[kept], 1)[0])
 
 
-def _simplex(count: int, dimensions: int) -> Float[np.ndarray, "m e"]:
+def simplex(count: int, dimensions: int) -> Float[np.ndarray, "m e"]:
     """``count`` points with mean 0 and covariance I: corners of a simplex, or equally spaced along one direction."""
     if dimensions == count - 1:
         corners = np.linalg.svd(np.eye(count) - 1.0 / count)[0][:, : count - 1]
@@ -332,29 +315,22 @@ def descend(
         amplitude: t.
         iterations: at most so many.
     """
-    start = Free(
-        log_weights=tuple(jnp.zeros(own.weights.shape) for own in mixture),
-        atoms=tuple(jnp.zeros(own.atoms.shape) for own in mixture),
-        common=tuple(jnp.zeros(own.common.shape) for own in mixture),
-        logits=tuple(jnp.zeros(len(each)) for each in apart),
-        apart=tuple(jnp.asarray(each) for each in apart),
-    )
-    flat, unravel = ravel_pytree(start)
+    flat, unravel = ravel_pytree(at_truth(mixture, apart))
     here, damping, t = np.asarray(flat), 1e-3, jnp.asarray(amplitude)
 
     def look(function: Callable[..., Array], point: np.ndarray) -> np.ndarray:
         return np.asarray(function(mixture, where, unravel(jnp.asarray(point)), t))
 
-    residual = look(_residual, here)
+    residual = look(residual_of, here)
     for _ in range(iterations):
         size = float(np.linalg.norm(residual))
         if size <= 0.1 * RESOLVED:
             break
-        left, values, right = svd(look(_jacobian, here))
+        left, values, right = svd(look(jacobian_of, here))
         pulled, gained = left.T @ residual, False
         while damping < 1e8 and not gained:
             step = -right.T @ (pulled * values / (values**2 + damping * values[0] ** 2 * min(1.0, size)))
-            trial = look(_residual, here + step)
+            trial = look(residual_of, here + step)
             gained = float(np.linalg.norm(trial)) < size
             damping *= 0.1 if gained else 10.0
             if gained:

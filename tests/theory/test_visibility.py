@@ -19,10 +19,15 @@ def _normal(x, location, variance):
     return jnp.exp(-0.5 * (x - location) ** 2 / variance) / jnp.sqrt(2 * jnp.pi * variance)
 
 
+def location_and_scale():
+    """A Gaussian whose mean and variance are free."""
+    atom = {"mean": jnp.zeros(1), "variance": jnp.ones(1)}
+    return density_mixture(lambda x, t: _normal(x[0], t["mean"][0], t["variance"][0]), [atom], GRID, 0.05, [1.0])
+
+
 def _gaussian(variance_is_free):
     if variance_is_free:
-        atom = {"mean": jnp.zeros(1), "variance": jnp.ones(1)}
-        return density_mixture(lambda x, t: _normal(x[0], t["mean"][0], t["variance"][0]), [atom], GRID, 0.05, [1.0])
+        return location_and_scale()
     return density_mixture(lambda x, t: _normal(x[0], t[0], 1.0), [jnp.zeros(1)], GRID, 0.05, [1.0])
 
 

@@ -1,0 +1,155 @@
+"""Splits of margin zero, followed: searched at a few amplitudes, and along a curve from where they are small.
+
+Of an invisible split there is a measure with f_G = f_{G*} at every small amplitude t: a curve that leaves the truth.
+Where the curve is narrow, a descent at one amplitude misses it. Newton's method (steps of least norm, since the gauge
+leaves some directions free) started at a tiny t, where the truth itself is a good guess, and a secant from there on,
+follow the curve outward: t grows by 8 per cent at a time until the curve ends or the parts come near another atom. A
+split that shows at a finite order has no such curve, and the method stops where t^q leaves rounding. Source: our
+derivation (continuation by prediction and correction: Allgower and Georg 1990).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from moe_theory.theory.decomposition import svd
+from moe_theory.theory.margins import Mixture
+from moe_theory.theory.visibility import (
+    Free,
+    Split,
+    Visibility,
+    Where,
+    at_truth,
+    jacobian_of,
+    reach_of,
+    residual_of,
+    simplex,
+    visibility,
+)
+
+MORE_ITERATIONS, MORE_STARTS = 60, 8
+"""Of a search that is made again."""
+MORE_ATOMS = 2
+"""How many more atoms than the margin asks for a split is given before it counts as unclear."""
+FIRST_AMPLITUDE, GROWTH = 0.003, 1.08
+"""Where a curve is begun, in units of ``visibility.AMPLITUDES``, and how t grows along it."""
+CURVES = 4
+"""Placements of the parts from which curves are begun."""
+CORRECTIONS = 15
+SOLVED = 3e-13
+"""Distance at which a point counts as one of the curve."""
+LOST = 10.0
+"""Distance at which Newton's method has left it."""
+LEAST_VALUE = 1e-9
+"""Singular values below this share of the largest are of the gauge: no steps are taken along them."""
+
+
+def followed(mixture: Mixture, split: Split, atoms: int | None = None) -> Visibility:
+    """``looked``, and ``insisted`` where it is not clear."""
+    first = looked(mixture, split, atoms)
+    return first if first.is_clear else insisted(mixture, split, first)
+
+
+def looked(mixture: Mixture, split: Split, atoms: int | None = None) -> Visibility:
+    """``visibility``, and the curve where that did not find the split invisible.
+
+    A search may end at a finite order beside an invisible split (DoRA with tau 0.5 and no anchor: at order six).
+    """
+    first = visibility(mixture, split, atoms)
+    if first.is_invisible:
+        return first
+    curve = continued(mixture, split, first.atoms)
+    return curve if curve.is_invisible else first
+
+
+def insisted(mixture: Mixture, split: Split, first: Visibility) -> Visibility:
+    """What follows where that was unclear: a longer search; then, for one atom, more parts. The longer one if none is.
+
+    Args:
+        mixture, split: as for ``visibility``.
+        first: what ``looked`` found.
+    """
+    again = visibility(mixture, split, first.atoms[0], starts=MORE_STARTS, iterations=MORE_ITERATIONS)
+    if again.is_clear or len(split.factors) > 1:
+        return again
+    for more in range(1, MORE_ATOMS + 1):
+        seen = looked(mixture, split, atoms=first.atoms[0] + more)
+        if seen.is_clear:
+            return seen
+    return again
+
+
+def continued(mixture: Mixture, split: Split, atoms: Sequence[int]) -> Visibility:
+    """The longest curve of invisible splits that begins along a split; of no amplitude if none begins.
+
+    Args:
+        mixture, split: where, and along what.
+        atoms: parts of every split atom.
+    """
+    shapes = [(count, factor.shape[1]) for count, factor in zip(atoms, split.factors, strict=True)]
+    rng, none = np.random.default_rng(0), np.zeros(0)
+    longest, reach = Visibility(tuple(atoms), none, none, float("nan")), reach_of(mixture, split)
+    for number in range(CURVES):
+        placed = [rng.standard_normal(shape) if number else simplex(*shape) for shape in shapes]
+        apart = split.lifted(mixture, [points - points.mean(axis=0) for points in placed])
+        t, distances = _curve(mixture, split.where, apart, reach)
+        if t.size > longest.amplitudes.size:
+            longest = Visibility(tuple(atoms), t[::-1], distances[::-1], float("nan"))
+        if longest.is_invisible:
+            break
+    return longest
+
+
+class _Point(NamedTuple):
+    """A point of a curve: amplitude, all that is free, and the distance left."""
+
+    amplitude: float
+    free: Float[np.ndarray, " free"]
+    distance: float
+
+
+def _curve(
+    mixture: Mixture, where: Where, apart: Sequence[Float[np.ndarray, "_ q"]], reach: float
+) -> tuple[Float[np.ndarray, " T"], Float[np.ndarray, " T"]]:
+    """Amplitudes and distances along the curve that begins along ``apart``, smallest first."""
+    t = FIRST_AMPLITUDE * reach
+    start, unravel = ravel_pytree(at_truth(mixture, [t * each for each in apart]))
+    guess = np.asarray(start)
+    points: list[_Point] = []
+    while t <= reach and (point := _corrected(mixture, where, unravel, guess, t)) is not None:
+        step = point.free - points[-1].free if points else point.free
+        length = point.amplitude - points[-1].amplitude if points else point.amplitude
+        points.append(point)
+        t = GROWTH * t
+        guess = point.free + step * (t - point.amplitude) / length
+    return np.array([point.amplitude for point in points]), np.array([point.distance for point in points])
+
+
+def _corrected(
+    mixture: Mixture,
+    where: Where,
+    unravel: Callable[[Array], Free],
+    guess: Float[np.ndarray, " free"],
+    amplitude: float,
+) -> _Point | None:
+    """Newton's method at one amplitude: the nearest point within ``SOLVED``, polished by one step more; or None."""
+    here, t, found = guess, jnp.asarray(amplitude), None
+    for _ in range(CORRECTIONS):
+        free = unravel(jnp.asarray(here))
+        residual = np.asarray(residual_of(mixture, where, free, t))
+        size = float(np.linalg.norm(residual))
+        if not size < LOST:
+            break
+        if found is not None:
+            distance = float(np.linalg.norm(residual[:-1]))
+            return _Point(amplitude, here, distance) if distance < found.distance else found
+        if size <= SOLVED:
+            found = _Point(amplitude, here, float(np.linalg.norm(residual[:-1])))
+        left, values, right = svd(np.asarray(jacobian_of(mixture, where, free, t)))
+        kept = values > LEAST_VALUE * values[0]
+        here = here - right[kept].T @ ((left.T @ residual)[kept] / values[kept])
+    return found
