@@ -157,8 +157,13 @@ class Identifiability(NamedTuple):
 
     @property
     def worst(self) -> CellVerdict:
-        """The cell with the smallest margin for two atoms."""
-        return min(self.cells, key=lambda each: (each.second.minimum.value, each.second.limited[2].value))
+        """The cell with the smallest margin, among those with an invisible split if there are any."""
+
+        def badness(each: CellVerdict) -> tuple[bool, float, float]:
+            hidden = each.visibility is not None and each.visibility.is_invisible
+            return not hidden, each.second.minimum.value, each.second.limited[2].value
+
+        return min(self.cells, key=badness)
 
     @property
     def gauge_dimension(self) -> int:
