@@ -10,7 +10,8 @@ many. A Hessian in the coordinates y of a step is then made of small blocks,
 
     sum_ij T_i' (J_i' H_ij J_j + delta_ij B_i) T_j,     T_i = d a_i / dy,
 
-with J_i an atom's image by a_i, H_ij the outer Hessian and B_i the curvature of the image itself.
+with J_i an atom's image by a_i, H_ij the outer Hessian and B_i the curvature of the image itself; J_i T_i is formed
+first, for two large products are faster than many small ones.
 """
 
 from collections.abc import Callable
@@ -53,11 +54,18 @@ class Along(NamedTuple):
     turn: Float[Array, "s k a y"]
 
     @property
+    def by_set(self) -> Float[Array, "s e y"]:
+        """d image / dy of every set, whose own entries follow each other."""
+        sets, k, a, _ = self.turn.shape
+        own = self.pieces.image.reshape(sets, -1, 1, a)
+        seats = np.eye(k)[self.owners % k].reshape(*own.shape[:2], k, 1)
+        return (jnp.asarray(seats) * own).reshape(sets, -1, k * a) @ self._flat
+
+    @property
     def matrix(self) -> Float[Array, "u z"]:
         """d image / dy in full."""
-        sets, k, a, _ = self.turn.shape
-        own = _seated(self.pieces.image, self.owners, sets * k).reshape(sets, k * a, -1)
-        return jnp.einsum("sau,say->usy", own, self._flat).reshape(own.shape[-1], -1)
+        each = self.by_set
+        return each[0] if each.shape[0] == 1 else jax.scipy.linalg.block_diag(*each)
 
     @property
     def slack_slopes(self) -> Float[Array, "c z"]:
@@ -69,8 +77,8 @@ class Along(NamedTuple):
     def by_atoms(self, gradient: Float[Array, " u"]) -> Float[Array, "s k a"]:
         """The gradient, by the a_i, of a function of the image."""
         sets, k, a, _ = self.turn.shape
-        seated = _seated(gradient[:, None] * self.pieces.image, self.owners, sets * k)
-        return jnp.sum(seated, axis=2).reshape(sets, k, a)
+        seats = jnp.asarray(np.eye(sets * k)[self.owners])
+        return (seats.T @ (gradient[:, None] * self.pieces.image)).reshape(sets, k, a)
 
     def slope(self, by_atoms: Float[Array, "s k a"]) -> Float[Array, " z"]:
         """That gradient by y."""
@@ -81,23 +89,18 @@ class Along(NamedTuple):
         each = jnp.einsum("skay,skab,skbx->syx", self.turn, self.pieces.bend, self.turn)
         return each[0] if each.shape[0] == 1 else jax.scipy.linalg.block_diag(*each)
 
-    def congruence(self, hessian: Float[Array, "s k u s k u"], own: Float[Array, "s k u a"]) -> Float[Array, "z z"]:
-        """J' H J by y, for an outer Hessian and derivatives J_i that are listed by set and atom."""
-        sets, k, a, size = self.turn.shape
-        half = jnp.einsum("skua,skutlv->skatlv", own, hessian)
-        blocks = jnp.einsum("skatlv,tlvb->skatlb", half, own).reshape(sets, k * a, sets, k * a)
-        turned = jnp.einsum("satb,say->sytb", blocks, self._flat)
-        return jnp.einsum("sytb,tbx->sytx", turned, self._flat).reshape(sets * size, sets * size)
+    def congruence(self, hessian: Float[Array, "u u"]) -> Float[Array, "z z"]:
+        """J' H J by y, for an outer Hessian H, set by set."""
+        own = self.by_set
+        sets, entries, size = own.shape
+        half = jnp.einsum("sey,seu->syu", own, hessian.reshape(sets, entries, -1))
+        whole = jnp.einsum("yte,tex->ytx", half.reshape(sets * size, sets, entries), own)
+        return whole.reshape(sets * size, sets * size)
 
     @property
     def _flat(self) -> Float[Array, "s ka y"]:
         sets, k, a, size = self.turn.shape
         return self.turn.reshape(sets, k * a, size)
-
-
-def _seated(own: Float[Array, "u a"], owners: Int[np.ndarray, " u"], atoms: int) -> Float[Array, "atoms a u"]:
-    """Entries in the places of their atoms, nothing elsewhere."""
-    return jnp.asarray(np.eye(atoms)[owners].T[:, None, :]) * own.T[None]
 
 
 def stacked(chart: Chart, zeta: Float[Array, " z"]) -> Float[Array, "k a"]:

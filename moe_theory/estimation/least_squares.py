@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from moe_theory.estimation.atomwise import Along
 from moe_theory.estimation.charted import AbstractChartProblem, Curved
 from moe_theory.estimation.objective import HeadedDesign, flatten, gradient, objective, second_order
 from moe_theory.estimation.space import Chart
@@ -54,28 +53,12 @@ class Problem(AbstractChartProblem):
     @property
     def owners(self) -> Int[np.ndarray, " u"]:
         """The atom, or where heads have atoms of their own the head's atom."""
-        heads, k, entries = self._listed
-        of_head = np.repeat(np.arange(k), entries)
+        heads, k = self.design.outputs.shape[0], self.chart.k
+        seen = jax.eval_shape(lambda z: flatten(self.image(z)), jnp.zeros(self.chart.size))
+        of_head = np.repeat(np.arange(k), seen.shape[0] // (heads * k))
         return np.concatenate([of_head + (k * head if self.chart.sets > 1 else 0) for head in range(heads)])
 
-    @property
-    def _listed(self) -> tuple[int, int, int]:
-        """Heads, atoms and numbers of an atom in a head, in the order of ``flatten``."""
-        seen = jax.eval_shape(lambda z: flatten(self.image(z)), jnp.zeros(self.chart.size))
-        heads = self.design.outputs.shape[0]
-        return heads, self.chart.k, seen.shape[0] // (heads * self.chart.k)
-
     def curved_at(self, image: Coefficients) -> Curved:
-        """F, dF and J' H J, atom by atom; atoms that several heads see have their entries in all of them."""
+        """F, dF and J' H J."""
         at = second_order(image, self.design, self.data)
-
-        def hessian(along: Along) -> Float[Array, "y y"]:
-            blocks = at.hessian.reshape(self._listed * 2)
-            own = along.pieces.image.reshape(*self._listed, -1)
-            if self.chart.sets == 1:
-                heads, k, entries = self._listed
-                blocks = blocks.transpose(1, 0, 2, 4, 3, 5).reshape((1, k, heads * entries) * 2)
-                own = own.transpose(1, 0, 2, 3).reshape(1, k, heads * entries, -1)
-            return along.congruence(blocks, own)
-
-        return Curved(at.value, at.gradient, hessian)
+        return Curved(at.value, at.gradient, lambda along: along.congruence(at.hessian))
