@@ -1,7 +1,7 @@
 """Many lanes, few of them at work: blocks of fixed shape whose finished lanes are replaced by waiting ones.
 
-A vmapped loop runs until its slowest lane. Here a block of lanes advances ``STEPS`` iterations at a time; finished
-lanes leave, waiting ones take their places, and the compiled shape never changes. A lane's path does not depend on
+A vmapped loop runs until its slowest lane. Here a block of lanes advances one iteration at a time; finished lanes
+leave, waiting ones take their places, and the compiled shape never changes. A lane's path does not depend on
 its neighbours. Every local device holds a block of its own and all advance at once; no lane talks to another, so the
 same code serves one CPU, one GPU or several.
 """
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool
 
 from moe_theory.estimation.smooth import AbstractProblem
 from moe_theory.estimation.trust_region import (
@@ -27,7 +28,6 @@ from moe_theory.estimation.trust_region import (
     standpoint,
 )
 
-STEPS = 4
 LONGEST = 320
 """Iterations after which a lane is given up, unless it may yet be its replication's best..."""
 
@@ -181,9 +181,7 @@ class Pool:
 
     def _advanced(self, device: Any, data: Any, state: State) -> State:
         shared = self._shared[device]
-        for _ in range(STEPS):
-            state = self._programs.move(shared, data, state, self._programs.stand(shared, data, state))
-        return _waited(device, state)
+        return _waited(device, self._programs.move(shared, data, state, self._programs.stand(shared, data, state)))
 
 
 def _waited(device: Any, state: State) -> State:
@@ -215,7 +213,8 @@ def _leaving(block: _Block, lowest: dict[int, float]) -> Iterator[Finished]:
             yield Finished(index, lane.owner, own._replace(status=status[place]))
 
 
-def _merged(new: State, old: State, fresh: np.ndarray) -> State:
+@jax.jit
+def _merged(new: State, old: State, fresh: Bool[Array, " lanes"]) -> State:
     def pick(begun: jax.Array, running: jax.Array) -> jax.Array:
         return jnp.where(fresh.reshape((-1,) + (1,) * (begun.ndim - 1)), begun, running)
 
