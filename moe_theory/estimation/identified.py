@@ -93,7 +93,7 @@ def _step(problem: AbstractProblem, at: Standpoint, loss: Loss, ceiling: Array, 
     full = vectors @ ((-slope + sign * length * pull) / curvature)
 
     def attempt(ratio: Array) -> tuple[Array, Array, Array]:
-        moved = corrected(view, local, state.barrier, ratio * full, jnp.zeros(()))
+        moved = corrected(view, local, state.barrier, ratio * full, jnp.zeros(()), jnp.zeros_like(full))
         inside = jnp.all(view.slacks(moved.y) > 0.0) & (moved.value <= ceiling)
         point = view.leave(moved.y)
         return jnp.where(inside, point, state.z), inside, loss(point)

@@ -9,7 +9,7 @@ by primal-dual steps: multipliers lambda_c approximate mu / s_c and the model He
     W = hess F - sum_c lambda_c hess s_c + sum_c (lambda_c / s_c) grad s_c grad s_c'.
 
 At the end lambda >= 0 and sum lambda s = (number of constraints) mu: the KKT conditions up to that gap.
-Four things make it converge on the nearly flat, curved valleys of over-fitted problems:
+Five things make it converge on the nearly flat, curved valleys of over-fitted problems:
 
 - the gauge is divided out analytically: steps stay in a slice across its orbits (``frames.gauge_slice``), and W in
   what follows is the model restricted to it;
@@ -17,11 +17,13 @@ Four things make it converge on the nearly flat, curved valleys of over-fitted p
 - the trust-region problem is solved exactly in the eigenbasis of W, indefinite or not (More and Sorensen 1983);
 - each step is corrected back to the valley's floor with the same factorisation: stiff coordinates follow the flat
   ones at second order, and a chord (Shamanskii) step q = -(W + l I)^-1 [grad phi(z + p) - (grad phi(z) + W p)] removes
-  what a straight step p leaves, so that steps along the valley can be long.
+  what a straight step p leaves, so that steps along the valley can be long;
+- from every W more than one step is tried, longer after a success and shorter after a failure.
 
 A step predicted to gain less than F's rounding is judged by the gradient alone. Code is for one lane; the caller vmaps.
 Sources: Nocedal and Wright 2006, ch. 4 and 19; Waechter and Biegler 2006 for the primal-dual safeguards; the corrected
-step is in the spirit of Transtrum and Sethna 2012 (geodesic acceleration).
+step is in the spirit of Transtrum and Sethna 2012 (geodesic acceleration); internal doubling is Dennis and Schnabel's
+(1983, section 6.4).
 """
 
 from typing import Any, NamedTuple
@@ -56,9 +58,11 @@ by at most ``UNRESOLVED_GAIN`` over this distance is flat."""
 CORRECTIONS = 4
 STIFF = 1.0
 LARGEST_RADIUS = 4.0
-GROWTH, SHRINKAGE = 1.5, 0.3
-"""Of the trust radius after a step that kept what the model promised, and after one that did not. Growth by 2.5 made
-every fifth step one too long, at the cost of a step; these take 8 to 12 % fewer."""
+GROWTH, SHRINKAGE = 2.0, 0.3
+"""Of the trust radius after a step that kept what the model promised, and after one that did not."""
+TRIES = 2
+"""Steps tried from one W, which costs as much as three (HoRA) to seven (DoRA) of them. Two take 16 to 32 % fewer
+iterations than one that grows by 1.5 in the next; three take a tenth fewer still, and as much time as they save."""
 SECULAR_STEPS = 8
 DUAL_RANGE = 1e3
 RESTORATIONS = 3
@@ -243,8 +247,10 @@ class Trial(NamedTuple):
     value: Float[Array, ""]
 
 
-def corrected(view: AbstractView, local: Local, barrier: Float[Array, ""], step: Array, shift: Array) -> Trial:
-    """The best of the straight step and its chord corrections.
+def corrected(
+    view: AbstractView, local: Local, barrier: Float[Array, ""], step: Array, shift: Array, bend: Array
+) -> Trial:
+    """The best of the straight step and its chord corrections, which begin at its end moved by ``bend``.
 
     The corrections run from the stiffest directions down to those in which a displacement as long as the step costs
     one unit of F: a residual left in a stiffer direction would be mistaken for a force along the softer ones.
@@ -268,15 +274,15 @@ def corrected(view: AbstractView, local: Local, barrier: Float[Array, ""], step:
         moved = trial - spectrum.vectors @ jnp.where(spectrum.values > cut, excess, 0.0)
         return moved, better(tried, best)
 
-    first = restored(view, local, step)
+    first = restored(view, local, step, bend)
     nowhere = Trial(first, jnp.full((), jnp.inf), jnp.full((), jnp.inf))
     last, best = jax.lax.fori_loop(0, CORRECTIONS, correct, (first, nowhere))
     value = view.value(last)
     return better(Trial(last, merit(local, barrier, view.slacks(last), value), value), best)
 
 
-def restored(view: AbstractView, local: Local, step: Array) -> Float[Array, " z"]:
-    """The end of a step, brought back inside where the boundary curves away from its tangent.
+def restored(view: AbstractView, local: Local, step: Array, bend: Array) -> Float[Array, " z"]:
+    """The end of a step, moved by ``bend`` and brought back inside where the boundary curves away from its tangent.
 
     The model holds the curvature of the constraints (W contains -lambda hess s), so it speaks of a step along the
     boundary, with slack s + grad s . p; a straight step misses that by its length squared. Where less than half of it
@@ -291,7 +297,7 @@ def restored(view: AbstractView, local: Local, step: Array) -> Float[Array, " z"
         lack = jnp.where(slacks[worst] < 0.5 * target[worst], target[worst] - slacks[worst], 0.0)
         return y + lack / steepness[worst] * local.slack_slopes[worst]
 
-    return jax.lax.fori_loop(0, RESTORATIONS, restore, local.y + step)
+    return jax.lax.fori_loop(0, RESTORATIONS, restore, local.y + step + bend)
 
 
 def _feasible_length(local: Local, step: Array) -> tuple[Float[Array, ""], Int[Array, ""]]:
@@ -302,36 +308,72 @@ def _feasible_length(local: Local, step: Array) -> tuple[Float[Array, ""], Int[A
 
 
 class Move(NamedTuple):
-    """The outcome of a step: where it leads, F there, the step, the next trust radius, what cut it short."""
+    """The outcome of a step.
+
+    Attributes:
+        y, merit, value: where it leads, phi_mu (infinite unless accepted) and F there.
+        step: the straight one.
+        accepted: whether y is better than where it began, which it otherwise is.
+        radius: of the trust region, next.
+        promising: whether it kept what the model promised and only the radius kept it from being longer.
+        shortened, tightest: whether a constraint cut it short, and which.
+    """
 
     y: Float[Array, " z"]
+    merit: Float[Array, ""]
     value: Float[Array, ""]
     step: Float[Array, " z"]
     accepted: Bool[Array, ""]
     radius: Float[Array, ""]
+    promising: Bool[Array, ""]
     shortened: Bool[Array, ""]
     tightest: Int[Array, ""]
 
 
 def attempt(view: AbstractView, state: State, local: Local) -> Move:
+    """The best of ``TRIES`` steps: after a promising one a longer one, after one that failed a shorter one.
+
+    What the corrections add to a step grows with the square of its length: the longer one begins with as much.
+    """
+
+    def again(_: Any, best: Move) -> Move:
+        scale = jnp.where(best.promising, jnp.minimum(GROWTH, LARGEST_RADIUS / best.radius), 1.0)
+        bend = jnp.where(best.promising, scale**2 * (best.y - local.y - best.step), 0.0)
+        new = tried(view, state, local, scale * best.radius, bend)
+        keep = best.accepted & ~(new.merit < best.merit)
+        return jax.tree.map(lambda old, other: jnp.where(keep, old, other), best, new)
+
+    no, none = jnp.asarray(False), jnp.zeros_like(local.y)
+    nowhere = Move(
+        local.y, jnp.full((), jnp.inf), local.value, none, no, state.radius, no, no, jnp.zeros((), jnp.int64)
+    )
+    return jax.lax.fori_loop(0, TRIES, again, nowhere)
+
+
+def tried(view: AbstractView, state: State, local: Local, radius: Float[Array, ""], bend: Float[Array, " z"]) -> Move:
     """Solve the trust-region problem, correct the step, and judge it by phi_mu (by rounding's leave if tiny)."""
     spectrum = local.spectrum
-    along, shift = trust_region_step(spectrum, state.radius)
+    along, shift = trust_region_step(spectrum, radius)
     length, tightest = _feasible_length(local, spectrum.vectors @ along)
     full = length * (spectrum.vectors @ along)
     predicted = -length * jnp.vdot(spectrum.slope, along) - 0.5 * length**2 * jnp.vdot(spectrum.values, along**2)
     start = local.value - state.barrier * jnp.sum(jnp.log(local.slacks))
-    trial = corrected(view, local, state.barrier, full, shift)
+    trial = corrected(view, local, state.barrier, full, shift, bend)
     rounding = 1e-9 + 1e-11 * jnp.abs(local.value)
     ratio = (start - trial.merit + rounding) / (jnp.maximum(predicted, 0.0) + rounding)
     size = jnp.linalg.norm(along)
-    grow = (ratio > 0.8) & (size > 0.8 * state.radius) & (length > 0.5)
-    radius = jnp.where(grow, GROWTH * state.radius, state.radius)
-    radius = jnp.where(ratio < 0.2, SHRINKAGE * jnp.minimum(size, state.radius), radius)
     accepted = (ratio > 1e-3) & jnp.isfinite(trial.merit)
-    y = jnp.where(accepted, trial.y, local.y)
-    value = jnp.where(accepted, trial.value, local.value)
-    return Move(y, value, full, accepted, jnp.minimum(radius, LARGEST_RADIUS), length < 1.0, tightest)
+    return Move(
+        y=jnp.where(accepted, trial.y, local.y),
+        merit=jnp.where(accepted, trial.merit, jnp.inf),
+        value=jnp.where(accepted, trial.value, local.value),
+        step=full,
+        accepted=accepted,
+        radius=jnp.where(ratio < 0.2, SHRINKAGE * jnp.minimum(size, radius), radius),
+        promising=(ratio > 0.8) & (size > 0.8 * radius) & (length > 0.5),
+        shortened=length < 1.0,
+        tightest=tightest,
+    )
 
 
 def step(problem: AbstractProblem, state: State) -> State:

@@ -20,16 +20,22 @@ from moe_theory.estimation.trust_region import (
     CENTRALITY,
     CONVERGED,
     DECREMENT,
+    GROWTH,
+    LARGEST_RADIUS,
     REACH,
     RESOLUTION,
     RUNNING,
+    SHRINKAGE,
     Spectrum,
+    attempt,
     decompose,
     initial_state,
     look,
     possible_gains,
     restored,
+    standpoint,
     step,
+    tried,
     trust_region_step,
 )
 from moe_theory.models.adapters import Lora, LoraAtom, Projections, RepLora, SharedAtom
@@ -240,9 +246,38 @@ def test_a_step_along_a_curved_boundary_is_brought_back_inside():
     tangent = np.random.default_rng(4).normal(size=normal.shape)
     tangent = 0.2 * (tangent - normal * (normal @ tangent)) / np.linalg.norm(tangent)
     assert float(view.slacks(local.y + tangent)[ball]) < 0
-    kept = view.slacks(restored(view, local, tangent))
+    kept = view.slacks(restored(view, local, tangent, jnp.zeros_like(tangent)))
     assert float(kept[ball]) > 0.4 * float(local.slacks[ball])
     assert bool(jnp.all(kept > 0))
+
+
+def test_the_better_of_two_steps_is_taken():
+    """From starts far and near, with trust regions wide and narrow: a longer step after one as good as the model said,
+    a shorter one after one that was not, and never the worse of the two."""
+    case = make_case(RepLora(1), 3, N, True)
+    starts = untied_starts(case.chart, 12)
+
+    def both(z, radius):
+        state = initial_state(case.problem, z)._replace(radius=radius)
+        at = standpoint(case.problem, state)
+        view = case.problem.seen_in(at.frame)
+        alone = tried(view, at.state, at.local, radius, jnp.zeros_like(at.local.y))
+        level = at.local.value - at.state.barrier * jnp.sum(jnp.log(at.local.slacks))
+        return level, alone, attempt(view, at.state, at.local)
+
+    radii = np.array([[0.1, 0.5, 4.0, 30.0]])
+    each = quick_jit(jax.vmap(jax.vmap(both, (None, 0)), (0, None)))(starts, radii[0])
+    level, alone, best = jax.tree.map(np.asarray, each)
+    longer = alone.promising & (best.merit < alone.merit)
+    shorter = ~alone.accepted & best.accepted
+    assert np.all(best.merit <= alone.merit)
+    assert np.all(best.accepted == (best.merit < level))
+    assert np.all(np.where(shorter, best.radius <= SHRINKAGE * radii, True))
+    expected = np.where(alone.promising, np.minimum(GROWTH * radii, LARGEST_RADIUS), radii)
+    assert np.allclose(np.where(longer, best.radius, expected), expected)
+    assert longer.sum() > 8
+    assert shorter.sum() > 2
+    assert (best.merit == alone.merit).sum() > 2
 
 
 @quick_jit
