@@ -42,18 +42,17 @@ GAUSSIAN_FROM = 1e7
 """The same under the Gaussian gate, changed after first runs were seen: at 10^5 LoRA's set of fits as good as the truth
 is twice as wide as from 10^7 on, and RepLoRA's D_12 falls faster than it does from there on."""
 
-OTHER_SWEEP = MappingProxyType({"sizes": "1e5:1e13:5", "block": 8})
-"""Of DoRA, DoRAN, multi-head LoRA and HoRA, and of the Gaussian gate: two decades apart, from where laws are judged;
-a small block, whose intermediate results stay in the processor's cache."""
+OTHER_SWEEP = MappingProxyType({"sizes": "1e5:1e13:5"})
+"""Of DoRA, DoRAN, multi-head LoRA and HoRA, and of the Gaussian gate: two decades apart, from where laws are judged."""
 
 SETTLED_FROM = 1e8
 """The same for DoRA with free magnitudes and for LoRA with two heads, changed after a first run was seen: at 10^5 their
 sets of fits as good as the truth are one and a half to seven times as wide as from here on."""
 
-SETTLED_SWEEP = MappingProxyType({"sizes": "1e8:1e11:4", "block": 8})
+SETTLED_SWEEP = MappingProxyType({"sizes": "1e8:1e11:4"})
 """Of theirs. At 10^12 one of 64 fits of DoRA, at 10^14 three have a start below them that is not certified."""
 
-GAUSSIAN_SWEEP = MappingProxyType({"sizes": "1e7:1e13:4", "block": 8})
+GAUSSIAN_SWEEP = MappingProxyType({"sizes": "1e7:1e13:4"})
 """Of the Gaussian gate. At 10^15 two of 64 fits of LoRA had a curvature whose sign float64 does not tell."""
 
 
