@@ -7,7 +7,11 @@ import os
 import platform
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 FOLDER = "JAX_COMPILATION_CACHE_DIR"
 EVERYTHING = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
@@ -52,3 +56,13 @@ def keep_compiled(root: Path | None = None) -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def at_once(function: Callable[[], T]) -> T:
+    """What a function of arrays returns, as one program that is compiled quickly and runs once.
+
+    Without it every operation and every shape is a program of its own, and a hundred of them take seconds to compile.
+    """
+    import jax
+
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})()

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from moe_theory.compiled import at_once
 from moe_theory.errors import InputError
 from moe_theory.estimation.objective import HeadedDesign, design_of
 from moe_theory.estimation.space import Chart, ParameterSpace
@@ -81,7 +82,7 @@ def build(problem: ProblemSpec) -> Setup:
         model = hierarchical(heads, jnp.asarray(outputs / np.sqrt(problem.heads)), shared_atoms=shared)
     support = finite_support(problem.input_law, problem.support, d, problem.problem_seed)
     truth = drawn_truth(problem, model, problem.problem_seed + 1)
-    values = np.asarray(jax.vmap(model.predict, (None, 0))(truth, jnp.asarray(support)).T)
+    values = np.asarray(at_once(lambda: jax.vmap(model.predict, (None, 0))(truth, jnp.asarray(support)).T))
     space = ParameterSpace(problem.radius, max(problem.weight_floor, NO_FLOOR), problem.weight_cap)
     check_inside(Chart(model, space, problem.k_true), truth)
     return Setup(model, truth, design_of(model, jnp.asarray(support)), values, space, problem.k_fit, problem.sigma)
@@ -89,7 +90,7 @@ def build(problem: ProblemSpec) -> Setup:
 
 def check_inside(chart: Chart, truth: MixingMeasure) -> None:
     """Raise InputError where the truth does not lie inside Theta."""
-    least = float(jnp.min(chart.slacks(chart.coordinates(truth))))
+    least = float(at_once(lambda: jnp.min(chart.slacks(chart.coordinates(truth)))))
     if least <= 0.0:
         raise InputError(
             f"the truth does not lie inside the parameter space (slack {least:.2g}): enlarge radius or weight_cap, or "
@@ -134,6 +135,10 @@ def _adapter(problem: ProblemSpec, rng: np.random.Generator) -> AbstractAdapter:
 
 def drawn_truth(problem: ProblemSpec, model: RegressionModel | HierarchicalModel, seed: int) -> MixingMeasure:
     """A truth of the problem's size for a model: a function of the seed alone."""
+    return at_once(lambda: _drawn(problem, model, seed))
+
+
+def _drawn(problem: ProblemSpec, model: RegressionModel | HierarchicalModel, seed: int) -> MixingMeasure:
     keys = jax.random.split(jax.random.key(seed), problem.k_true)
     size = DECOMPOSED_SIZE if problem.adapter in DECOMPOSED else UPDATE_SIZE
 
