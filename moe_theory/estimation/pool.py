@@ -155,8 +155,13 @@ class Pool:
         self._shared = {device: jax.device_put(leaves, device) for device in jax.local_devices()}
         self._programs = programs(kind, structure)
 
-    def run(self, waiting: Iterator[Lane]) -> Iterator[Finished]:
-        """Yield every lane as it finishes; lanes are taken from the iterator as places fall free."""
+    def run(self, waiting: Iterator[Lane], longest: int = LONGEST) -> Iterator[Finished]:
+        """Yield every lane as it finishes; lanes are taken from the iterator as places fall free.
+
+        Args:
+            waiting: the lanes.
+            longest: iterations after which one is given up, see ``LONGEST``.
+        """
         numbered = enumerate(waiting)
         blocks = [_Block(device, self.lanes) for device in self._shared]
         lowest: dict[int, float] = {}
@@ -168,7 +173,7 @@ class Pool:
                 assert block.state is not None
                 block.state = self._advanced(block.device, block.data, block.state)
             for block in busy:
-                yield from _leaving(block, lowest)
+                yield from _leaving(block, lowest, longest)
 
     def stand(self, data: Any, states: State) -> Standpoint:
         """The standpoints of a block's worth of ``centred`` lanes, by the compiled code that takes steps."""
@@ -190,7 +195,7 @@ def _waited(device: Any, state: State) -> State:
     return jax.block_until_ready(state) if device.platform == "cpu" else state
 
 
-def _leaving(block: _Block, lowest: dict[int, float]) -> Iterator[Finished]:
+def _leaving(block: _Block, lowest: dict[int, float], longest: int) -> Iterator[Finished]:
     """Free the places of finished lanes; ``lowest`` holds each replication's least converged objective."""
     host: State = jax.tree.map(np.asarray, block.state)
     status = host.status.copy()
@@ -204,8 +209,8 @@ def _leaving(block: _Block, lowest: dict[int, float]) -> Iterator[Finished]:
         hopeless = lowest.get(lane.owner, np.inf) + DOMINATED_MARGIN + DOMINATED_DECREMENTS * host.decrement[place]
         if status[place] == RUNNING and host.iterations[place] > FEWEST and host.value[place] > hopeless:
             status[place] = DOMINATED
-        longest = LONGEST * (LAST_CHANCE if host.value[place] < lowest.get(lane.owner, np.inf) else 1)
-        if status[place] == RUNNING and host.iterations[place] >= longest:
+        granted = longest * (LAST_CHANCE if host.value[place] < lowest.get(lane.owner, np.inf) else 1)
+        if status[place] == RUNNING and host.iterations[place] >= granted:
             status[place] = ITERATION_LIMIT
         if status[place] != RUNNING:
             block.seats[place] = None

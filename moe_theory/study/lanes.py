@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from moe_theory.estimation.certificate import SPREAD, Certificate, explain, judge
-from moe_theory.estimation.pool import Finished, Lane, Pool
+from moe_theory.estimation.pool import LONGEST, Finished, Lane, Pool
 from moe_theory.estimation.trust_region import CONVERGED, State
 
 Gap = tuple[int, int, int]
@@ -82,21 +82,23 @@ class AbstractReplicator(ABC):
         """One row per replication, all of whose lanes have ended."""
 
     def compile(self) -> None:
-        """Compile (or load from the compilation cache) everything that a cell needs, by one throw-away replication."""
-        for _ in self.cells([(self._compile_size, 0, 1)]):
+        """Compile (or load from the compilation cache) everything that a cell needs, by one throw-away replication, of
+        whose fits the first steps are enough."""
+        for _ in self.cells([(self._compile_size, 0, 1)], longest=1):
             pass
 
-    def cells(self, gaps: Iterable[Gap]) -> Iterator[tuple[Gap, pd.DataFrame]]:
+    def cells(self, gaps: Iterable[Gap], longest: int = LONGEST) -> Iterator[tuple[Gap, pd.DataFrame]]:
         """Fit the gaps and yield (gap, rows) as each is finished.
 
         Args:
             gaps: cells to compute; each is taken when there is room for its first lane.
+            longest: see ``Pool.run``.
         """
         self._owners: list[Replication] = []
         self._begun = time.monotonic()
         waiting: dict[Gap, list[Replication]] = {}
         lanes = self._lanes(gaps, waiting)
-        for end in self._pool.run(lanes):
+        for end in self._pool.run(lanes, longest):
             owner = self._owners[end.owner]
             owner.ends.append(end)
             for gap, members in list(waiting.items()):
