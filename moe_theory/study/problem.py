@@ -82,7 +82,7 @@ def build(problem: ProblemSpec) -> Setup:
         model = hierarchical(heads, jnp.asarray(outputs / np.sqrt(problem.heads)), shared_atoms=shared)
     support = finite_support(problem.input_law, problem.support, d, problem.problem_seed)
     truth = drawn_truth(problem, model, problem.problem_seed + 1)
-    values = np.asarray(at_once(lambda: jax.vmap(model.predict, (None, 0))(truth, jnp.asarray(support)).T))
+    values = np.asarray(jax.vmap(model.predict, (None, 0))(truth, jnp.asarray(support)).T)
     space = ParameterSpace(problem.radius, max(problem.weight_floor, NO_FLOOR), problem.weight_cap)
     check_inside(Chart(model, space, problem.k_true), truth)
     return Setup(model, truth, design_of(model, jnp.asarray(support)), values, space, problem.k_fit, problem.sigma)
