@@ -2,10 +2,12 @@
 
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from moe_theory import compiled
-from moe_theory.compiled import FOLDER, keep_compiled, machine_key
+from moe_theory.compiled import FOLDER, at_once, keep_compiled, machine_key
 
 
 @pytest.fixture
@@ -40,3 +42,16 @@ def test_a_folder_that_cannot_be_made_is_done_without(bare, tmp_path):
     taken.touch()
     keep_compiled(taken)
     assert FOLDER not in compiled.os.environ
+
+
+def test_a_function_of_many_operations_is_one_program():
+    """Its operations are traced, not run one by one, and give what they give when run one by one."""
+    seen = []
+
+    def norm():
+        seen.append(jnp.sin(jnp.arange(3.0)))
+        return jnp.sum(seen[-1] ** 2)
+
+    found = at_once(norm)
+    assert isinstance(seen.pop(), jax.core.Tracer)
+    assert float(found) == pytest.approx(float(norm()), rel=1e-15)

@@ -1,10 +1,10 @@
 """What a problem with adapted experts is whose noise is that of a mixture: a density, by its likelihood or its mean."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from moe_theory.study.spec import ProblemSpec, Sizes, SweepSpec, parse_sizes
+from moe_theory.study.spec import DENSITY_REVISION, ProblemSpec, Sizes, SweepSpec, parse_sizes
 
 
 class AdaptedProblemSpec(ProblemSpec):
@@ -53,5 +53,6 @@ class AdaptedProblemSpec(ProblemSpec):
 class AdaptedSweepSpec(SweepSpec):
     """A low-rank density swept over sample sizes."""
 
+    revision: ClassVar[int] = DENSITY_REVISION
     problem: AdaptedProblemSpec = AdaptedProblemSpec()  # pyright: ignore[reportIncompatibleVariableOverride]
     sizes: Sizes = parse_sizes("1e6:1e12:5")

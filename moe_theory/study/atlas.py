@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from moe_theory.errors import InputError, StoreError
+from moe_theory.errors import InputError, StoreError, portable_errors
 from moe_theory.study.figures import write_whole
 from moe_theory.study.progress import Progress
 from moe_theory.study.spec import ProblemSpec, specification_hash, specify
@@ -141,6 +141,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise StoreError(f"{path} cannot be read ({error}): remove it, and the cell is computed again") from None
 
 
+@portable_errors()
 def _keep(folder: Path, place: Place) -> Place:
     """Certify one cell and write it; its compiled code is of no use to another."""
     import jax

@@ -1,10 +1,10 @@
 """What a problem of density estimation is; see ``spec`` for regression and for what the two have in common."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from moe_theory.study.spec import Positive, Real, Sizes, Specification, SweepSpec, parse_sizes
+from moe_theory.study.spec import DENSITY_REVISION, Positive, Real, Sizes, Specification, SweepSpec, parse_sizes
 
 K_TRUE = {"type-1": 3, "type-2": 3, "published": 2}
 """Atoms of the truth by setting."""
@@ -68,5 +68,6 @@ class DensityProblemSpec(Specification):
 class DensitySweepSpec(SweepSpec):
     """A density problem swept over sample sizes."""
 
+    revision: ClassVar[int] = DENSITY_REVISION
     problem: DensityProblemSpec = DensityProblemSpec()  # pyright: ignore[reportIncompatibleVariableOverride]
     sizes: Sizes = parse_sizes("1e8:1e15:8")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -25,8 +25,8 @@ from moe_theory.errors import InputError
 LARGEST_SIZE = 10**15
 """Largest sample size: the exact sampler's counts are exact in float64 up to about 2^53."""
 
-RESULTS_REVISION = 5
-"""Raised by hand whenever a change of the code changes the numbers that a stored row holds."""
+RESULTS_REVISION, DENSITY_REVISION = 5, 4
+"""Of regression and of densities, raised by hand whenever a change of the code changes what a stored row says."""
 
 _MOST_SIZES = 1000
 _ARITHMETIC = Context(prec=50, rounding=ROUND_HALF_EVEN)
@@ -241,8 +241,10 @@ class SweepSpec(Specification):
         seed: root of the random keys of the data.
         starts: name of the preset of starting points.
         block: lanes that one compiled call fits together; it changes results by rounding only.
+        revision: of the code that computes rows.
     """
 
+    revision: ClassVar[int] = RESULTS_REVISION
     problem: ProblemSpec = ProblemSpec()
     sizes: Sizes = parse_sizes("1e3:1e12:10")
     replications: Annotated[int, Field(ge=1)] = 64
@@ -267,7 +269,7 @@ def specification_hash(specification: BaseModel) -> str:
 
 
 def problem_hash(sweep: SweepSpec) -> str:
-    """Name what the row (n, replication) of a sweep depends on: problem, seed, starts and `RESULTS_REVISION`.
+    """Name what the row (n, replication) of a sweep depends on: problem, seed, starts and the revision.
 
     Sizes and replications are left out, so that an extended grid finds its rows again; the block of lanes
     too, because it changes rows by rounding only and is recorded with them. Settings of the problem at their
@@ -278,7 +280,7 @@ def problem_hash(sweep: SweepSpec) -> str:
             "problem": sweep.problem.model_dump(mode="json", exclude_defaults=True),
             "seed": sweep.seed,
             "starts": sweep.starts,
-            "revision": RESULTS_REVISION,
+            "revision": sweep.revision,
         }
     )
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from moe_theory.errors import MoeTheoryError
+from moe_theory.errors import MoeTheoryError, portable_errors
 from moe_theory.study.adapted_spec import AdaptedSweepSpec
 from moe_theory.study.density_spec import DensitySweepSpec
 from moe_theory.study.progress import Progress
@@ -196,6 +196,7 @@ def one_thread() -> None:
     keep_one_blas_thread()
 
 
+@portable_errors()
 def _work(tasks: list[Task], root: Path, shared: Shared) -> None:
     while (index := shared.next_task()) is not None:
         claim, sweep, _ = tasks[index]
