@@ -32,8 +32,8 @@ LONGEST = 320
 """Iterations after which a lane is given up, unless it may yet be its replication's best..."""
 
 LAST_CHANCE = 10
-"""...which is given up after this many times as many. Of 256 replications of DoRA one had such a lane after 960 iterations:
-full Newton steps led from either side of a skewed valley to the other, and down it by 0.0003 each."""
+"""...which is given up after this many times as many. Of 256 replications of DoRA one had such a lane after 960
+iterations: full Newton steps led from either side of a skewed valley to the other, and down it by 0.0003 each."""
 
 DOMINATED = 4
 """Status of a lane that was stopped because another start of the same data is, in all likelihood, to stay lower.
