@@ -2,9 +2,9 @@
 
 import sys
 
-import jax
 import jax.numpy as jnp
 import pytest
+from jax.core import Tracer
 
 from moe_theory import compiled
 from moe_theory.compiled import FOLDER, at_once, keep_compiled, machine_key
@@ -53,5 +53,5 @@ def test_a_function_of_many_operations_is_one_program():
         return jnp.sum(seen[-1] ** 2)
 
     found = at_once(norm)
-    assert isinstance(seen.pop(), jax.core.Tracer)
+    assert isinstance(seen.pop(), Tracer)
     assert float(found) == pytest.approx(float(norm()), rel=1e-15)
