@@ -33,7 +33,7 @@ LONGEST = 320
 
 LAST_CHANCE = 10
 """...which is given up after this many times as many. Of 256 replications of DoRA one had such a lane after 960
-iterations: full Newton steps led from either side of a skewed valley to the other, and down it by 0.0003 each."""
+iterations: steps inside the trust region still lowered F, by 0.0003 each. Why no more was not found."""
 
 DOMINATED = 4
 """Status of a lane that was stopped because another start of the same data is, in all likelihood, to stay lower.

@@ -339,7 +339,7 @@ def attempt(view: AbstractView, state: State, local: Local) -> Move:
     def again(_: Any, best: Move) -> Move:
         scale = jnp.where(best.promising, jnp.minimum(GROWTH, LARGEST_RADIUS / best.radius), 1.0)
         bend = jnp.where(best.promising, scale**2 * (best.y - local.y - best.step), 0.0)
-        new = tried(view, state, local, scale * best.radius, bend)
+        new = one_step(view, state, local, scale * best.radius, bend)
         keep = best.accepted & ~(new.merit < best.merit)
         return jax.tree.map(lambda old, other: jnp.where(keep, old, other), best, new)
 
@@ -350,7 +350,9 @@ def attempt(view: AbstractView, state: State, local: Local) -> Move:
     return jax.lax.fori_loop(0, TRIES, again, nowhere)
 
 
-def tried(view: AbstractView, state: State, local: Local, radius: Float[Array, ""], bend: Float[Array, " z"]) -> Move:
+def one_step(
+    view: AbstractView, state: State, local: Local, radius: Float[Array, ""], bend: Float[Array, " z"]
+) -> Move:
     """Solve the trust-region problem, correct the step, and judge it by phi_mu (by rounding's leave if tiny)."""
     spectrum = local.spectrum
     along, shift = trust_region_step(spectrum, radius)

@@ -31,11 +31,11 @@ from moe_theory.estimation.trust_region import (
     decompose,
     initial_state,
     look,
+    one_step,
     possible_gains,
     restored,
     standpoint,
     step,
-    tried,
     trust_region_step,
 )
 from moe_theory.models.adapters import Lora, LoraAtom, Projections, RepLora, SharedAtom
@@ -261,7 +261,7 @@ def test_the_better_of_two_steps_is_taken():
         state = initial_state(case.problem, z)._replace(radius=radius)
         at = standpoint(case.problem, state)
         view = case.problem.seen_in(at.frame)
-        alone = tried(view, at.state, at.local, radius, jnp.zeros_like(at.local.y))
+        alone = one_step(view, at.state, at.local, radius, jnp.zeros_like(at.local.y))
         level = at.local.value - at.state.barrier * jnp.sum(jnp.log(at.local.slacks))
         return level, alone, attempt(view, at.state, at.local)
 
