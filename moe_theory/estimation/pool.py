@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
+from moe_theory.compiled import jitted
 from moe_theory.estimation.smooth import AbstractProblem
 from moe_theory.estimation.trust_region import (
     CONVERGED,
@@ -109,7 +110,7 @@ def programs(kind: Callable[..., AbstractProblem], structure: Any) -> Programs:
         def lane(leaves: list[jax.Array], data: Any, *own: Any) -> Any:
             return function(kind(*jax.tree.unflatten(structure, leaves), data), *own)
 
-        return jax.jit(jax.vmap(lane, (None, 0) + (0,) * arguments))
+        return jitted(jax.vmap(lane, (None, 0) + (0,) * arguments))
 
     return Programs(of_lanes(initial_state, 1), of_lanes(centred, 1), of_lanes(standpoint, 1), of_lanes(move, 2))
 

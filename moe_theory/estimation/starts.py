@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from moe_theory.compiled import jitted
 from moe_theory.errors import InputError
 from moe_theory.estimation.space import Chart, TrueSet, joined, true_sets
 from moe_theory.models.measure import MixingMeasure
@@ -106,8 +107,8 @@ class StartMaker:
     def __init__(self, chart: Chart, truth: MixingMeasure, plan: StartPlan):
         self._chart, self._plan = chart, plan
         self._sets = true_sets(chart, truth)
-        self._inside = jax.jit(jax.vmap(_pulled_inside, (None, 0)))
-        self._draw = jax.jit(jax.vmap(lambda key: _drawn(chart, key)))
+        self._inside = jitted(jax.vmap(_pulled_inside, (None, 0)))
+        self._draw = jitted(jax.vmap(lambda key: _drawn(chart, key)), seldom=True)
 
     def make(self, n: int, seed: int, replication: int) -> Starts:
         """All starts of one replication, inside Theta."""

@@ -16,6 +16,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from moe_theory.compiled import at_once
 from moe_theory.precision import require_x64
 
 RESOLVED = 1e-9
@@ -53,11 +54,15 @@ def _generic_dimension(structure: Any, shapes: tuple[tuple[int, ...], ...]) -> i
     rng = np.random.default_rng(0)
     with jax.ensure_compile_time_eval():
         model = jax.tree.unflatten(structure, [jnp.asarray(rng.standard_normal(shape)) for shape in shapes])
-        atom, common = model.draw(jax.random.key(0))
-        flat, unravel = ravel_pytree(atom)
-        jacobian = jax.jit(jax.jacfwd(lambda moved: model.seen(unravel(moved), common)))(flat)
-        sizes = np.linalg.svd(np.asarray(jacobian), compute_uv=False)
-    return flat.shape[0] - int(np.sum(sizes > RESOLVED * sizes[0]))
+        jacobian = np.asarray(at_once(_generic_jacobian, model, jax.random.key(0)))
+    sizes = np.linalg.svd(jacobian, compute_uv=False)
+    return jacobian.shape[1] - int(np.sum(sizes > RESOLVED * sizes[0]))
+
+
+def _generic_jacobian(model: Any, key: Array) -> Float[Array, "seen atom"]:
+    atom, common = model.draw(key)
+    flat, unravel = ravel_pytree(atom)
+    return jax.jacfwd(lambda moved: model.seen(unravel(moved), common))(flat)
 
 
 def gauge_tangents(model: Any, known: Any, is_complete: bool, atom: Any, common: Any) -> Any:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from moe_theory.compiled import at_once
 from moe_theory.estimation.identified import LEAST_SLACK
 from moe_theory.estimation.objective import mix
 from moe_theory.estimation.space import Chart, joined
@@ -37,7 +38,7 @@ def moves(
         loss = effective_losses(setup.model, chart.measure(z), setup.truth).d_12
         return jnp.sqrt(jnp.mean(jnp.sum(change**2, axis=0))), loss
 
-    distances, losses = jax.jit(jax.vmap(one))(jnp.asarray(points))
+    distances, losses = at_once(jax.vmap(one), jnp.asarray(points))
     return np.asarray(distances), np.asarray(losses)
 
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pandas as pd
 
+from moe_theory.compiled import jitted
 from moe_theory.estimation.certificate import SPREAD, Certificate, explain, judge
 from moe_theory.estimation.pool import LONGEST, Finished, Lane, Pool
 from moe_theory.estimation.trust_region import CONVERGED, State
@@ -71,7 +72,7 @@ class AbstractReplicator(ABC):
 
     def __init__(self, pool: Pool, block: int, compile_size: int = COMPILE_SIZE):
         self._pool, self._block, self._compile_size = pool, block, compile_size
-        self._judge = jax.jit(jax.vmap(judge))
+        self._judge = jitted(jax.vmap(judge))
 
     @abstractmethod
     def draw(self, n: int, number: int) -> Replication:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from moe_theory.compiled import jitted
 from moe_theory.estimation.certificate import SPREAD
 from moe_theory.estimation.charted import AbstractChartProblem
 from moe_theory.estimation.identified import CONFIDENCE_LEVEL, Search, begin_search, block_splits, search_step
@@ -65,13 +66,13 @@ class AbstractChartReplicator(AbstractReplicator):
         self._maker = StartMaker(chart, setup.truth, plan_named(sweep.starts))
         self._make = kind, shared
         super().__init__(Pool(kind, shared, sweep.block), sweep.block)
-        self._measure = jax.jit(jax.vmap(self._measure_lane))
-        self._end_loss = jax.jit(jax.vmap(self._d_12))
+        self._measure = jitted(jax.vmap(self._measure_lane))
+        self._end_loss = jitted(jax.vmap(self._d_12))
         self._splits = block_splits(chart, setup.truth) if identified_set else None
         self._invisible = None if self._splits is None else self.invisible(self._splits)
-        self._begin_search = jax.jit(jax.vmap(self._begin_lane))
-        self._one_step = jax.jit(jax.vmap(self._search_lane))
-        self._split_values = jax.jit(jax.vmap(self._split_lane))
+        self._begin_search = jitted(jax.vmap(self._begin_lane))
+        self._one_step = jitted(jax.vmap(self._search_lane))
+        self._split_values = jitted(jax.vmap(self._split_lane))
 
     @abstractmethod
     def data(self, n: int, number: int) -> tuple[Any, float]:

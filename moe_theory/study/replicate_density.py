@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from moe_theory.compiled import jitted
 from moe_theory.estimation.likelihood import objective
 from moe_theory.estimation.mixture import MixtureKind, shares
 from moe_theory.estimation.mixture_starts import MixtureStartMaker, mixture_plan_named
@@ -33,7 +34,7 @@ class DensityReplicator(AbstractReplicator):
         self._problem = MixtureKind(setup.model, setup.levels)
         size = largest if self._compact else COMPILE_SIZE
         super().__init__(Pool(self._problem, (setup.space,), sweep.block), sweep.block, size)
-        self._measure = jax.jit(jax.vmap(self._measure_lane))
+        self._measure = jitted(jax.vmap(self._measure_lane))
         self._value = jax.jit(lambda points: objective(setup.model, jnp.asarray(setup.rows), points))
 
     def draw(self, n: int, number: int) -> Replication:
