@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from moe_theory.certifying import Dimension, KTrue, Rank, certify
+from moe_theory.certifying import Anchored, Dimension, KTrue, Rank, certify
 from moe_theory.compiled import keep_compiled
 from moe_theory.errors import InputError, MoeTheoryError, StoreError
 from moe_theory.study.comparing import compare, comparison_json, comparison_table
@@ -106,6 +106,7 @@ def run(
     k_fit: KFit = None,
     sigma: Sigma = None,
     weight_floor: Floor = None,
+    anchored: Anchored = None,
     starts: Starts = None,
     eps: Eps = None,
     as_json: AsJson = False,
@@ -114,7 +115,10 @@ def run(
 
     Example: moe-theory run replora-linear-over --n 1e3:1e12:10 --reps 64
     """
-    problem = _given(rank=rank, dimension=dimension, k_true=k_true, k_fit=k_fit, sigma=sigma, weight_floor=weight_floor)
+    problem = _given(
+        rank=rank, dimension=dimension, k_true=k_true, k_fit=k_fit, sigma=sigma, weight_floor=weight_floor,
+        anchored=anchored,
+    )  # fmt: skip
     compared = _comparisons(names, problem)
     sweeps = [(claim, _sweep(claim, smoke, n, reps, seed, problem, starts)) for claim in _claims(names)]
     wanted = _accuracies(eps)
@@ -143,6 +147,7 @@ def verdict(
     k_fit: KFit = None,
     sigma: Sigma = None,
     weight_floor: Floor = None,
+    anchored: Anchored = None,
     starts: Starts = None,
     statistic: Annotated[
         str | None,
@@ -158,7 +163,10 @@ def verdict(
     if statistic not in (None, "median", "mean"):
         raise InputError(f"--statistic must be median or mean, got {statistic!r}")
     wanted = _accuracies(eps)
-    problem = _given(rank=rank, dimension=dimension, k_true=k_true, k_fit=k_fit, sigma=sigma, weight_floor=weight_floor)
+    problem = _given(
+        rank=rank, dimension=dimension, k_true=k_true, k_fit=k_fit, sigma=sigma, weight_floor=weight_floor,
+        anchored=anchored,
+    )  # fmt: skip
     compared, store = _comparisons(names, problem), Store(results)
     judged = _judge_stored(
         "verdict", names, store, lambda claim: _sweep(claim, smoke, n, reps, seed, problem, starts),
@@ -182,6 +190,7 @@ def plot(
     k_fit: KFit = None,
     sigma: Sigma = None,
     weight_floor: Floor = None,
+    anchored: Anchored = None,
     starts: Starts = None,
     as_json: AsJson = False,
 ) -> None:
@@ -189,7 +198,10 @@ def plot(
 
     Give the options that `run` was given.
     """
-    problem = _given(rank=rank, dimension=dimension, k_true=k_true, k_fit=k_fit, sigma=sigma, weight_floor=weight_floor)
+    problem = _given(
+        rank=rank, dimension=dimension, k_true=k_true, k_fit=k_fit, sigma=sigma, weight_floor=weight_floor,
+        anchored=anchored,
+    )  # fmt: skip
     store = Store(results)
     judged = _judge_stored(
         "plot", names, store, lambda claim: _sweep(claim, smoke, n, reps, seed, problem, starts), report

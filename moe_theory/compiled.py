@@ -3,24 +3,15 @@
 Losing it only costs time. Code compiled for one kind of processor must not travel to another, so each has a folder.
 """
 
-import functools
 import os
 import platform
 import sys
 import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
-
-T = TypeVar("T")
 
 FOLDER = "JAX_COMPILATION_CACHE_DIR"
 EVERYTHING = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
 """By default JAX keeps what took a second to compile; here hundreds of small programs add up."""
-
-OLDER_EMITTER = {"xla_cpu_use_fusion_emitters": False}
-UNOPTIMISED = {"xla_backend_optimization_level": 0}
-"""Takes a third less to compile, and runs at half the speed."""
 
 
 def machine_key() -> str:
@@ -61,41 +52,3 @@ def keep_compiled(root: Path | None = None) -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
-def jitted(function: Callable[..., Any], *, seldom: bool = False) -> Any:
-    """``jax.jit`` for the programs that fits consist of, compiled in half the time on CPU.
-
-    XLA's newer emitter of CPU kernels makes an MLIR context for every one of them. The older one, where it still is
-    there, compiles a step of ``dora-over`` in 8 s of processor time instead of 19, and the step is as fast. The two
-    round differently.
-
-    Args:
-        function: of arrays.
-        seldom: it runs a few times only, so that the code need not be good.
-    """
-    import jax
-
-    return jax.jit(function, compiler_options=_quicker() | (UNOPTIMISED if seldom else {}))
-
-
-@functools.cache
-def _quicker() -> dict[str, Any]:
-    """``OLDER_EMITTER`` where XLA compiles for CPU and knows it."""
-    import jax
-
-    if jax.default_backend() != "cpu":
-        return {}
-    try:
-        jax.jit(lambda: 0, compiler_options=OLDER_EMITTER)()
-    except jax.errors.JaxRuntimeError:
-        return {}
-    return OLDER_EMITTER
-
-
-def at_once(function: Callable[..., T], *arguments: Any) -> T:
-    """What a function of arrays returns, as one program that is compiled quickly and runs once.
-
-    Without it every operation and every shape is a program of its own, and a hundred of them take seconds to compile.
-    """
-    return jitted(function, seldom=True)(*arguments)

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from moe_theory.compiled import jitted
 from moe_theory.estimation.smooth import AbstractProblem
 from moe_theory.estimation.trust_region import (
     CONVERGED,
@@ -28,6 +27,7 @@ from moe_theory.estimation.trust_region import (
     move,
     standpoint,
 )
+from moe_theory.jitting import jitted
 
 LONGEST = 320
 """Iterations after which a lane is given up, unless it may yet be its replication's best..."""

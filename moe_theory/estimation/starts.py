@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from moe_theory.compiled import jitted
 from moe_theory.errors import InputError
 from moe_theory.estimation.space import Chart, TrueSet, joined, true_sets
+from moe_theory.jitting import jitted
 from moe_theory.models.measure import MixingMeasure
 from moe_theory.sampling.statistics import replication_generator
 

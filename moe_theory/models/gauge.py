@@ -16,7 +16,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from moe_theory.compiled import at_once
+from moe_theory.jitting import at_once
 from moe_theory.precision import require_x64
 
 RESOLVED = 1e-9

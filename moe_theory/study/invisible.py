@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from moe_theory.compiled import at_once
 from moe_theory.estimation.identified import LEAST_SLACK
 from moe_theory.estimation.objective import mix
 from moe_theory.estimation.space import Chart, joined
+from moe_theory.jitting import at_once
 from moe_theory.study.problem import Setup
 from moe_theory.theory.envelope import INVISIBLE
 from moe_theory.theory.margins import cells_of, first_order, null_split

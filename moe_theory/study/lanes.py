@@ -10,10 +10,10 @@ import jax
 import numpy as np
 import pandas as pd
 
-from moe_theory.compiled import jitted
 from moe_theory.estimation.certificate import SPREAD, Certificate, explain, judge
 from moe_theory.estimation.pool import LONGEST, Finished, Lane, Pool
 from moe_theory.estimation.trust_region import CONVERGED, State
+from moe_theory.jitting import jitted
 
 Gap = tuple[int, int, int]
 """(n, first replication, how many)."""

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe_theory.compiled import at_once
 from moe_theory.errors import InputError
 from moe_theory.estimation.objective import HeadedDesign, design_of
 from moe_theory.estimation.space import Chart, ParameterSpace
+from moe_theory.jitting import at_once
 from moe_theory.models.adapters import AbstractAdapter, Dial, Lora, Projections, RepLora
 from moe_theory.models.decomposed import DecomposedAtom, dora, doran
 from moe_theory.models.embedded import Embedded

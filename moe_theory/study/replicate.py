@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from moe_theory.compiled import jitted
 from moe_theory.estimation.certificate import SPREAD
 from moe_theory.estimation.charted import AbstractChartProblem
 from moe_theory.estimation.identified import CONFIDENCE_LEVEL, Search, begin_search, block_splits, search_step
@@ -20,6 +19,7 @@ from moe_theory.estimation.pool import Pool, until_settled
 from moe_theory.estimation.space import Chart
 from moe_theory.estimation.starts import StartMaker, plan_named
 from moe_theory.estimation.trust_region import Standpoint, State
+from moe_theory.jitting import jitted
 from moe_theory.sampling.statistics import Statistics, draw_statistics
 from moe_theory.study.invisible import farthest_invisible
 from moe_theory.study.lanes import AbstractReplicator, Replication

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from moe_theory.compiled import jitted
 from moe_theory.estimation.likelihood import objective
 from moe_theory.estimation.mixture import MixtureKind, shares
 from moe_theory.estimation.mixture_starts import MixtureStartMaker, mixture_plan_named
 from moe_theory.estimation.pool import Pool
+from moe_theory.jitting import jitted
 from moe_theory.study.density_problem import COMPACT_SIZE, build_density
 from moe_theory.study.density_spec import DensitySweepSpec
 from moe_theory.study.lanes import COMPILE_SIZE, AbstractReplicator, Replication

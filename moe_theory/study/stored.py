@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 from moe_theory.errors import InputError, StoreError
 from moe_theory.study.spec import SweepSpec, parse_sizes, problem_hash, specify
@@ -10,7 +11,7 @@ from moe_theory.study.store import CellKey, Store
 from moe_theory.study.sweep import SMOKE, smoke_of, sweep_of
 from moe_theory.theory.claims import Claim, claim_named
 
-OPTIONS = ("rank", "dimension", "k_true", "k_fit", "sigma", "weight_floor")
+OPTIONS = ("rank", "dimension", "k_true", "k_fit", "sigma", "weight_floor", "anchored")
 """Settings of a problem that the command line can change."""
 
 
@@ -47,7 +48,7 @@ class Holding:
         if not changed.keys() <= set(OPTIONS):
             return None
         chosen = ["--smoke"] if smoke else []
-        chosen += [f"--{name.replace('_', '-')} {value}" for name, value in changed.items()]
+        chosen += [_option(name, value) for name, value in changed.items()]
         chosen += [f"--seed {self.sweep.seed}"] if self.sweep.seed != usual.seed else []
         chosen += [f"--starts {self.sweep.starts}"] if self.sweep.starts != usual.starts else []
         if not set(self.sizes) <= set(usual.sizes):
@@ -98,6 +99,13 @@ def grid_of(sizes: Sequence[int]) -> str | None:
     first, last = (_short(size) for size in (sizes[0], sizes[-1]))
     text = f"{first}:{last}:{len(sizes)}"
     return text if parse_sizes(text) == tuple(sizes) else None
+
+
+def _option(name: str, value: Any) -> str:
+    """How the command line sets a setting to this value."""
+    if isinstance(value, bool):
+        return f"--{name}" if value else "--no-anchor"
+    return f"--{name.replace('_', '-')} {value}"
 
 
 def _short(size: int) -> str:

@@ -6,12 +6,12 @@ two sides of a product are of one size. Where many directions are invisible the 
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from moe_theory.jitting import filter_jitted
 from moe_theory.theory.exact import split_is_exact
 from moe_theory.theory.families import AbstractSet, SoftmaxSet
 from moe_theory.theory.margins import Cell, SecondOrder
@@ -115,7 +115,7 @@ def _motions(own: AbstractSet, cell: Cell, directions: Float[np.ndarray, "q k"])
     return Motions(*map(float, _largest(own, own.atoms[cell.atom], jnp.asarray(mixed))))
 
 
-@eqx.filter_jit
+@filter_jitted
 def _largest(own: AbstractSet, atom: Array, directions: Array) -> tuple[Array, Array, Array]:
     def along(u: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         def slope(point: Array) -> tuple[Array, Array]:

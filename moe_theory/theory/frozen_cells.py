@@ -18,12 +18,12 @@ query is their own, D = B_1 A_2 for two atoms of rank one under the attention ga
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from moe_theory.jitting import filter_jitted
 from moe_theory.theory.decomposition import singular_values, svd
 from moe_theory.theory.families import AbstractSet, SoftmaxSet
 from moe_theory.theory.margins import RELATIVE_ZERO, Decision, FirstOrder, Mixture, off_span, rank_of
@@ -102,7 +102,7 @@ def _is_frozen(own: SoftmaxSet, atom: Float[Array, " q"]) -> bool:
     return bool(np.any(np.all(apart <= REACHED * np.max(np.abs(own.frozen_outputs)), axis=0)))
 
 
-@eqx.filter_jit
+@filter_jitted
 def _tangents(own: AbstractSet, atom: Array, common: Array) -> tuple[Array, Array]:
     """(d phi / d theta, d H / d theta)."""
     return jax.jacfwd(own.coordinates)(atom, common), jax.jacfwd(own.response)(atom, common)

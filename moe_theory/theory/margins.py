@@ -22,13 +22,13 @@ and Hessian terms with a gauge leg lie in the span of A (differentiate H(g theta
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from moe_theory.errors import InputError
+from moe_theory.jitting import filter_jitted
 from moe_theory.precision import require_x64
 from moe_theory.theory.decomposition import singular_values, svd
 from moe_theory.theory.families import AbstractSet
@@ -170,12 +170,12 @@ class SecondOrder(NamedTuple):
         return min((atoms for atoms, best in self.limited.items() if best.value <= self.rounding), default=None)
 
 
-@eqx.filter_jit
+@filter_jitted
 def _jacobian(own: AbstractSet, atom: Array, common: Array) -> Array:
     return jax.jacfwd(own.coordinates)(atom, common)
 
 
-@eqx.filter_jit
+@filter_jitted
 def _first(own: AbstractSet, atom: Array, common: Array, lifts: Array) -> tuple[Array, Array, Array]:
     """(H, D_u H, D_common H)."""
 
@@ -186,7 +186,7 @@ def _first(own: AbstractSet, atom: Array, common: Array, lifts: Array) -> tuple[
     return own.response(atom, common), jax.vmap(along, 1, 1)(lifts), shared
 
 
-@eqx.filter_jit
+@filter_jitted
 def _second(own: AbstractSet, atom: Array, common: Array, directions: Array, lifts: Array) -> Array:
     """D^2 H[v, u] for all directions v and lifts u, (directions, N, lifts)."""
 

@@ -15,11 +15,11 @@ noise. *Minimax side*: ``envelope.Modulus.two_points``. Source: theory section 8
 
 from collections.abc import Sequence
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from moe_theory.jitting import filter_jitted
 from moe_theory.theory.decomposition import svd
 from moe_theory.theory.envelope import RANGE, Modulus, envelope
 from moe_theory.theory.families import AbstractSet
@@ -107,7 +107,7 @@ def _splits(
     return pairs
 
 
-@eqx.filter_jit
+@filter_jitted
 def _measured(own: AbstractSet, weights: Array, atoms: Array, common: Array) -> tuple[Array, Array]:
     """f_G - f_{G*} of one set, and its D_12."""
     return own.moved(weights, atoms, common), own.loss(weights, atoms, common)

@@ -29,6 +29,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from moe_theory.jitting import filter_jitted
 from moe_theory.theory.decomposition import svd
 from moe_theory.theory.envelope import INVISIBLE, RESOLVED
 from moe_theory.theory.margins import Cell, Mixture
@@ -145,7 +146,7 @@ def _amplitude(mixture: Mixture, where: Where, free: Free) -> Float[Array, ""]:
     return jnp.sqrt(sum(squares, jnp.zeros(())))
 
 
-@eqx.filter_jit
+@filter_jitted
 def residual_of(mixture: Mixture, where: Where, free: Free, amplitude: Array) -> Float[Array, " N_1"]:
     """f_{G_t} - f_{G*}, and the relative error of the amplitude.
 
@@ -156,7 +157,7 @@ def residual_of(mixture: Mixture, where: Where, free: Free, amplitude: Array) ->
     return jnp.append(total, _amplitude(mixture, where, free) / amplitude - 1.0)
 
 
-@eqx.filter_jit
+@filter_jitted
 def jacobian_of(mixture: Mixture, where: Where, free: Free, amplitude: Array) -> Float[Array, "N_1 free"]:
     """Its derivative in all that is free."""
     flat, unravel = ravel_pytree(free)

@@ -54,6 +54,7 @@ PROBLEMS = {
     "fewer true atoms": {"k_true": 1},
     "more true atoms": {"k_true": 3, "k_fit": 4},
     "wide, loud, no floor": {"dimension": 5, "sigma": 0.5, "weight_floor": 0.0},
+    "no frozen atom": {"anchored": False},
 }
 
 

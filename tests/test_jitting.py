@@ -1,0 +1,59 @@
+"""Functions are compiled as one program each, by the emitter of kernels that is there."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.core import Tracer
+
+from moe_theory import jitting
+from moe_theory.jitting import at_once, filter_jitted, jitted
+
+
+def test_a_function_of_many_operations_is_one_program():
+    """Its operations are traced, not run one by one, and give what they give when run one by one."""
+    seen = []
+
+    def norm():
+        seen.append(jnp.sin(jnp.arange(3.0)))
+        return jnp.sum(seen[-1] ** 2)
+
+    found = at_once(norm)
+    assert isinstance(seen.pop(), Tracer)
+    assert float(found) == pytest.approx(float(norm()), rel=1e-15)
+
+
+@pytest.fixture
+def forgetful():
+    """Nothing is known yet of what XLA knows, before and after."""
+    jitting._quicker.cache_clear()
+    yield
+    jitting._quicker.cache_clear()
+
+
+def test_an_option_that_xla_does_not_know_is_done_without(forgetful, monkeypatch):
+    monkeypatch.setattr(jitting, "OLDER_EMITTER", {"xla_has_no_such_option": False})
+    assert jitting._quicker() == {}
+    assert float(jitted(jnp.sin)(2.0)) == pytest.approx(float(jnp.sin(2.0)), rel=1e-15)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu" or not jax.__version__.startswith("0.10."), reason="another XLA")
+def test_the_pinned_xla_knows_the_older_emitter(forgetful):
+    """Where it does not, programs take twice as long to compile and the README's times do not hold."""
+    assert jitting._quicker() == jitting.OLDER_EMITTER
+
+
+def test_arguments_are_traced(forgetful):
+    assert at_once(lambda x: jnp.asarray(isinstance(x, Tracer)), jnp.ones(2))
+
+
+def test_what_is_no_array_is_not_traced(forgetful):
+    """As with equinox: a name chooses a branch, and the documentation stays."""
+
+    @filter_jitted
+    def change(name, x):
+        """Of sign."""
+        return -x if name == "minus" else x
+
+    assert float(change("minus", jnp.ones(()))) == -1.0
+    assert float(change("plus", jnp.ones(()))) == 1.0
+    assert change.__doc__ == "Of sign."
