@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import equinox as eqx
 import jax
+from jax.core import Tracer
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,7 +36,10 @@ def jitted(function: Callable[..., Any], *, seldom: bool = False) -> Any:
 
 
 def filter_jitted(function: Callable[P, T]) -> Callable[P, T]:
-    """``equinox.filter_jit``, compiled as ``jitted`` compiles; which options that are is asked at the first call."""
+    """``equinox.filter_jit``, compiled as ``jitted`` compiles; which options that are is asked at the first call.
+
+    JAX takes options for a whole program only: as a part of another one the function is traced like any other.
+    """
 
     @functools.cache
     def program() -> Any:
@@ -44,6 +48,8 @@ def filter_jitted(function: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, kwargs))):
+            return function(*args, **kwargs)
         return program()(*args, **kwargs)
 
     return call

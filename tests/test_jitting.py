@@ -57,3 +57,12 @@ def test_what_is_no_array_is_not_traced(forgetful):
     assert float(change("minus", jnp.ones(()))) == -1.0
     assert float(change("plus", jnp.ones(()))) == 1.0
     assert change.__doc__ == "Of sign."
+
+
+def test_a_part_of_another_program_is_traced_with_it(forgetful):
+    @filter_jitted
+    def square(x):
+        return x**2
+
+    assert float(jax.grad(square)(jnp.asarray(3.0))) == 6.0
+    assert float(jax.jit(lambda x: square(x) + 1.0)(3.0)) == 10.0

@@ -166,45 +166,86 @@ def unfolding_bend(chart: Chart, frame: Frame, y: Float[Array, " z"], pull: Floa
 class GaugeSlice(NamedTuple):
     """A slice across the gauge orbits: orthonormal normals C and an orthonormal basis S of the steps with C' p = 0.
 
-    Both are made of blocks, one for each row of factors, so that entries of very different size do not mix.
+    Both are made of blocks, so that entries of very different size do not mix.
     """
 
     normals: Float[Array, "z g"]
     basis: Float[Array, "z s"]
 
 
+CROSSING = 0.1
+"""Least determinant of the cosines between a slice's normals and the gauge orbit's tangents. All of them are at most
+one, so none is smaller than it: a gradient that is nothing in the slice is at most ten times that outside it."""
+
+
 def gauge_slice(chart: Chart, frame: Frame, y: Float[Array, " z"], scale_is_seen: bool = False) -> GaugeSlice:
     """The slice that every gauge orbit crosses once: steps are taken inside it.
 
-    Each row of factors (the mean m, the split eta, every other atom) gets the tangents of the gauge at that row's
-    atom (at the mean for the split), in the frame's units. A common gauge motion is thereby fixed in m alone and a
-    relative one in eta alone, in its smaller factor; the orthogonal complement of the orbit would mix them, and a
-    product of two small motions is not small where the objective is stiff. Without an anchor the common scale of the
-    weights is fixed too, unless ``scale_is_seen`` (a density pays for its mass).
+    Each atom's row of factors, in the frame's units, moves across the tangents of the gauge at that atom; the closest
+    pair's two rows, see ``_pair_slice``. Without an anchor the common scale of the weights is fixed too, unless
+    ``scale_is_seen`` (a density pays for its mass).
     """
     if chart.sets > 1:
         each = chart.by_set(gauge_slice, frame, y.reshape(chart.sets, -1))
         return GaugeSlice(*(jax.scipy.linalg.block_diag(*blocks) for blocks in each))
-    k = chart.k
-    (_, factors, shared), (_, units, _) = chart.parts(y * frame.scale), chart.parts(frame.scale)
-    common = chart.common(y)
-    if k > 1:
-        factors = factors.at[1].set(jnp.where(frame.beside_frozen, factors[1], factors[0]))
+    k, common = chart.k, chart.common(y)
+    (_, rows, shared), (_, units, _) = chart.parts(y * frame.scale), chart.parts(frame.scale)
+    atoms = chart.parts(leave(chart, frame, y))[1]
 
-    def of_row(row: Float[Array, " q"], unit: Float[Array, " q"]) -> Float[Array, "q g"]:
-        gauge = chart.model.gauge(chart.unravel(row), common)
+    def tangents(atom: Float[Array, " q"]) -> Float[Array, "q g"]:
+        gauge = chart.model.gauge(chart.unravel(atom), common)
         if jax.tree.leaves(gauge)[0].shape[0] == 0:
-            return jnp.zeros((row.shape[0], 0))
-        tangents = jax.vmap(lambda tangent: ravel_pytree(tangent)[0])(gauge)
-        return (tangents / unit[None]).T
+            return jnp.zeros((atom.shape[0], 0))
+        return jax.vmap(lambda tangent: ravel_pytree(tangent)[0])(gauge).T
 
+    own = jax.vmap(tangents)(atoms)
     still = jnp.zeros((k, 0)) if chart.model.frozen_count or scale_is_seen else y[:k, None]
     still = still.at[1].set(0.0) if k > 1 else still
-    blocks = [_split_space(still), *map(_split_space, jax.vmap(of_row)(factors, units))]
+    paired = min(k, 2)
+    blocks = [_split_space(still)]
+    if paired == 2:
+        blocks.append(_pair_slice(own[:2], tangents(rows[0]), units[:2], jax.nn.sigmoid(y[1]), frame.beside_frozen))
+    else:
+        blocks.append(_split_space(own[0] / units[0][:, None]))
+    blocks += map(_split_space, own[paired:] / units[paired:, :, None])
     normals, inside = (jax.scipy.linalg.block_diag(*part) for part in zip(*blocks, strict=True))
     free = jnp.eye(y.shape[0])[:, y.shape[0] - shared.shape[0] :]
     grown = [jnp.pad(part, ((0, shared.shape[0]), (0, 0))) for part in (normals, inside)]
     return GaugeSlice(grown[0], jnp.concatenate([grown[1], free], axis=1))
+
+
+def _pair_slice(
+    own: Float[Array, "2 q g"],
+    mean: Float[Array, "q g"],
+    units: Float[Array, "2 q"],
+    share: Float[Array, ""],
+    beside_frozen: Bool[Array, ""],
+) -> tuple[Float[Array, "2*q 2*g"], Float[Array, "2*q s"]]:
+    """Normals and basis for the rows of the mean m and the split eta, or of an atom beside a frozen one and another.
+
+    Of a pair, both rows get the tangents at the mean. A common gauge motion is thereby fixed in m alone and a relative
+    one in eta alone, in its smaller factor; the orthogonal complement of the orbit would mix them, and a product of two
+    small motions is not small where the objective is stiff. That is a slice as long as the two atoms are alike. Where
+    their orbit does not cross it (``CROSSING``), it would hold a gauge motion and leave out one that F feels, and a
+    lane could end where F still falls: there the orthogonal complement is taken.
+
+    Args:
+        own: tangents at the two atoms.
+        mean: those at the pair's mean.
+        units: of the two rows.
+        share: the first atom's of the pair's weight.
+        beside_frozen: whether the rows are the atoms' own.
+    """
+    first, second = (jnp.where(beside_frozen, each, mean) for each in own)
+    parts = zip(_split_space(first / units[0][:, None]), _split_space(second / units[1][:, None]), strict=True)
+    normals, inside = (jax.scipy.linalg.block_diag(*part) for part in parts)
+    if not mean.shape[1]:
+        return normals, inside
+    spread = jnp.sqrt(share * (1.0 - share))
+    orbit = jnp.block([[share * own[0], (1.0 - share) * own[1]], [spread * own[0], -spread * own[1]]])
+    along, across = _split_space(orbit / units.reshape(-1)[:, None])
+    crossed = beside_frozen | (jnp.abs(jnp.linalg.det(normals.T @ along)) > CROSSING)
+    return jnp.where(crossed, normals, along), jnp.where(crossed, inside, across)
 
 
 def _split_space(tangents: Float[Array, "q g"]) -> tuple[Float[Array, "q g"], Float[Array, "q s"]]:
