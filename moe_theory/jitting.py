@@ -19,7 +19,7 @@ OLDER_EMITTER = {"xla_cpu_use_fusion_emitters": False}
 ``dora-over`` in 8 s of processor time instead of 19, and the step is as fast. The two round differently."""
 
 UNOPTIMISED = {"xla_backend_optimization_level": 0}
-"""Takes a third less to compile, and runs at half the speed."""
+"""Takes a quarter to a third less to compile, and runs at less than half the speed."""
 
 
 def jitted(function: Callable[..., Any], *, seldom: bool = False) -> Any:

@@ -38,7 +38,7 @@ def test_an_option_that_xla_does_not_know_is_done_without(forgetful, monkeypatch
 
 @pytest.mark.skipif(jax.default_backend() != "cpu" or not jax.__version__.startswith("0.10."), reason="another XLA")
 def test_the_pinned_xla_knows_the_older_emitter(forgetful):
-    """Where it does not, programs take twice as long to compile and the README's times do not hold."""
+    """Where it does not, programs take half again as long to compile and the README's times do not hold."""
     assert jitting._quicker() == jitting.OLDER_EMITTER
 
 

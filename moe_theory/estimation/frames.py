@@ -201,13 +201,12 @@ def gauge_slice(chart: Chart, frame: Frame, y: Float[Array, " z"], scale_is_seen
     own = jax.vmap(tangents)(atoms)
     still = jnp.zeros((k, 0)) if chart.model.frozen_count or scale_is_seen else y[:k, None]
     still = still.at[1].set(0.0) if k > 1 else still
-    paired = min(k, 2)
     blocks = [_split_space(still)]
-    if paired == 2:
+    if k > 1:
         blocks.append(_pair_slice(own[:2], tangents(rows[0]), units[:2], jax.nn.sigmoid(y[1]), frame.beside_frozen))
     else:
         blocks.append(_split_space(own[0] / units[0][:, None]))
-    blocks += map(_split_space, own[paired:] / units[paired:, :, None])
+    blocks += map(_split_space, own[2:] / units[2:, :, None])
     normals, inside = (jax.scipy.linalg.block_diag(*part) for part in zip(*blocks, strict=True))
     free = jnp.eye(y.shape[0])[:, y.shape[0] - shared.shape[0] :]
     grown = [jnp.pad(part, ((0, shared.shape[0]), (0, 0))) for part in (normals, inside)]

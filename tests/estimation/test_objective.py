@@ -309,7 +309,7 @@ def test_slice_crosses_every_gauge_orbit_once(gate, adapter, frozen, rank):
 def test_slice_crosses_the_orbits_of_atoms_far_apart_too(monkeypatch):
     """DoRA's gauge under the attention gate is curved: its tangents at the mean of two atoms are not those at them.
 
-    With the mean's tangents alone, lanes ended (and were certified) where F fell by 0.03 sigma^2 / n along a direction
+    With the mean's tangents alone, lanes ended where F could fall by 0.03 sigma^2 / n (by its model) along a direction
     that the slice had left out for a gauge motion.
     """
     setup = build(ProblemSpec(adapter="dora", dimension=3, support=64))
