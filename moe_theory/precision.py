@@ -5,15 +5,18 @@ from typing import Any
 import numpy as np
 
 from moe_theory.errors import InputError
+from moe_theory.threads import keep_one_thread
 
 
 def enable_x64() -> None:
     """Switch JAX to float64 for the whole process; call it first in scripts, notebooks and test sessions.
 
-    The library never flips this global switch on import, because the program that imports it owns it.
+    It also keeps BLAS, and JAX on CPU, to one thread, without which jaxlib can wait for ever (``threads``). The
+    library never flips these global switches on import, because the program that imports it owns them.
     """
     import jax
 
+    keep_one_thread()
     jax.config.update("jax_enable_x64", True)
 
 

@@ -35,10 +35,8 @@ def _prepare_libraries() -> None:
     import jax
 
     import moe_theory
-    from moe_theory.threads import keep_one_blas_thread
 
     moe_theory.enable_x64()
-    keep_one_blas_thread()
     jax.config.update("jax_numpy_rank_promotion", "raise")
     # Compilation breaks any deadline; the same examples in every run, so that a failure is the change's own.
     settings.register_profile("moe-theory", deadline=None, derandomize=True)

@@ -1,5 +1,9 @@
 """BLAS on one thread: while a function runs, and for good in a worker."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -57,7 +61,35 @@ def test_cells_are_computed_with_one_thread(monkeypatch, tmp_path):
     monkeypatch.setattr(sweeps, "_replicator", lambda *_: Idle(seen))
     claim = claim_named("lora-exact")
     with threadpool_limits(limits=2, user_api="blas"):
-        before = _threads()
         list(sweeps.compute_cells(claim, sweeps.sweep_of(claim), tmp_path, []))
-        assert _threads() == before
     assert seen == [{1}, {1}]
+
+
+BATCHES = """
+import moe_theory
+moe_theory.enable_x64()
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+def chain(matrix):
+    turned = jnp.linalg.qr(matrix, mode="complete")[0]
+    for _ in range(3):
+        turned = jnp.linalg.qr(jnp.sin(turned[:, :9]) + matrix, mode="complete")[0]
+    return turned
+
+@jax.jit
+@jax.vmap
+def several(matrices):
+    return [chain(jnp.sin(matrix) * (index + 1)) for index, matrix in enumerate(matrices)]
+
+points = jnp.asarray(np.random.default_rng(0).normal(size=(256, 12, 24, 9)))
+for _ in range(10):
+    jax.block_until_ready(several(points))
+"""
+
+
+def test_decompositions_at_once_do_not_wait_for_each_other():
+    """With two threads and without the precaution, jaxlib 0.10.2's batched decompositions block each other for ever."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("NPROC", "XLA_FLAGS")}
+    subprocess.run([sys.executable, "-c", BATCHES], check=True, timeout=120, env=environment)

@@ -18,7 +18,7 @@ from moe_theory.study.progress import Progress
 from moe_theory.study.spec import SweepSpec, parse_sizes, problem_hash, revise
 from moe_theory.study.store import CellKey, Store
 from moe_theory.theory.claims import Claim, claim_named
-from moe_theory.threads import keep_one_blas_thread, one_thread_of_blas
+from moe_theory.threads import keep_one_thread
 
 CELL = 16
 """Replications per stored cell: small enough that a kill costs little, large enough to keep the blocks full."""
@@ -153,7 +153,7 @@ class Shared(NamedTuple):
 
 
 def _share_out(tasks: list[Task], root: Path, workers: int, context: Any, shared: Shared, progress: Progress) -> None:
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=one_thread) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=keep_one_thread) as pool:
         jobs = [pool.submit(_work, tasks, root, shared) for _ in range(workers)]
         try:
             while not all(job.done() for job in jobs):
@@ -187,19 +187,6 @@ def _tell(progress: Progress, claim: str, n: int, count: int) -> None:
         progress.ready()
 
 
-def one_thread() -> None:
-    """Each worker computes on one processor: two that share both would wait for each other. XLA asks NPROC how many
-    threads its CPU client shall start; several devices on one processor need several, or wait for each other. One
-    device computes in the thread that asks it to, which saves 3 to 5 % of an iteration."""
-    import jax
-
-    if "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        os.environ["NPROC"] = "1"
-        jax.config.update("jax_cpu_enable_async_dispatch", False)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    keep_one_blas_thread()
-
-
 @portable_errors()
 def _work(tasks: list[Task], root: Path, shared: Shared) -> None:
     while (index := shared.next_task()) is not None:
@@ -217,12 +204,11 @@ def compute_cells(claim: Claim, sweep: SweepSpec, root: Path, cells: Iterable[Ce
     store = Store(root)
     metadata = {"specification": sweep.model_dump(mode="json"), "block": sweep.block}
     replicator = _replicator(claim, sweep)
-    with one_thread_of_blas():
-        replicator.compile()
-        yield 0, 0
-        for (n, first, count), rows in replicator.cells(cells):
-            store.write_cell(CellKey(claim.id, problem_hash(sweep), n, first, count), rows, metadata)
-            yield n, count
+    replicator.compile()
+    yield 0, 0
+    for (n, first, count), rows in replicator.cells(cells):
+        store.write_cell(CellKey(claim.id, problem_hash(sweep), n, first, count), rows, metadata)
+        yield n, count
 
 
 def _replicator(claim: Claim, sweep: SweepSpec) -> Any:
