@@ -18,7 +18,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from moe_theory.estimation.smooth import AbstractProblem
-from moe_theory.estimation.trust_region import Standpoint, State, centred, possible_gains, standpoint
+from moe_theory.estimation.spectrum import possible_gains
+from moe_theory.estimation.trust_region import Standpoint, State, centred, standpoint
 
 LARGEST_DECREMENT = 1e-4
 LARGEST_UNRESOLVED = 1e-3

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from moe_theory.estimation.atomwise import Along, differentiate, gathered, turn
 from moe_theory.estimation.frames import Frame, enter, gauge_slice, leave, see, unfold, unfolding_bend
-from moe_theory.estimation.smooth import AbstractProblem, AbstractView, Lagrangian, Sight
+from moe_theory.estimation.smooth import AbstractProblem, AbstractView, GaugeSlice, Lagrangian, Sight
 from moe_theory.estimation.space import Chart
 
 
@@ -114,9 +114,14 @@ class ChartView(AbstractView):
         """z of moment coordinates."""
         return leave(self.problem.chart, self.frame, y)
 
-    def inside(self, y: Float[Array, " z"]) -> Float[Array, "z s"]:
-        """Orthonormal basis of the gauge slice."""
-        return gauge_slice(self.problem.chart, self.frame, y, self.problem.scale_is_seen).basis
+    @property
+    def loose(self) -> int:
+        """Motions of the atoms that change an adapted matrix where the model does not see it."""
+        return self.problem.chart.loose
+
+    def across(self, y: Float[Array, " z"]) -> GaugeSlice:
+        """The gauge slice."""
+        return gauge_slice(self.problem.chart, self.frame, y, self.problem.scale_is_seen)
 
     def image(self, y: Float[Array, " z"]) -> Any:
         """What F sees."""

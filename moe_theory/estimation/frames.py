@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
+from moe_theory.estimation.smooth import GaugeSlice
 from moe_theory.estimation.space import Chart
 
 
@@ -163,16 +164,6 @@ def unfolding_bend(chart: Chart, frame: Frame, y: Float[Array, " z"], pull: Floa
     return blocks[0] if chart.sets == 1 else jax.scipy.linalg.block_diag(*blocks)
 
 
-class GaugeSlice(NamedTuple):
-    """A slice across the gauge orbits: orthonormal normals C and an orthonormal basis S of the steps with C' p = 0.
-
-    Both are made of blocks, so that entries of very different size do not mix.
-    """
-
-    normals: Float[Array, "z g"]
-    basis: Float[Array, "z s"]
-
-
 CROSSING = 0.1
 """Least determinant of the cosines between a slice's normals and the gauge orbit's tangents. All of them are at most
 one, so none is smaller than it: a gradient that is nothing in the slice is at most ten times that outside it."""
@@ -182,7 +173,8 @@ def gauge_slice(chart: Chart, frame: Frame, y: Float[Array, " z"], scale_is_seen
     """The slice that every gauge orbit crosses once: steps are taken inside it.
 
     Each atom's row of factors, in the frame's units, moves across the tangents of the gauge at that atom; the closest
-    pair's two rows, see ``_pair_slice``. Without an anchor the common scale of the weights is fixed too, unless
+    pair's two rows, see ``_pair_slice``: normals and basis are made of blocks, so that entries of very different size
+    do not mix. Without an anchor the common scale of the weights is fixed too, unless
     ``scale_is_seen`` (a density pays for its mass).
     """
     if chart.sets > 1:
@@ -201,16 +193,22 @@ def gauge_slice(chart: Chart, frame: Frame, y: Float[Array, " z"], scale_is_seen
     own = jax.vmap(tangents)(atoms)
     still = jnp.zeros((k, 0)) if chart.model.frozen_count or scale_is_seen else y[:k, None]
     still = still.at[1].set(0.0) if k > 1 else still
-    blocks = [_split_space(still)]
     if k > 1:
-        blocks.append(_pair_slice(own[:2], tangents(rows[0]), units[:2], jax.nn.sigmoid(y[1]), frame.beside_frozen))
+        pair = _pair_slice(own[:2], tangents(rows[0]), units[:2], jax.nn.sigmoid(y[1]), frame.beside_frozen)
     else:
-        blocks.append(_split_space(own[0] / units[0][:, None]))
-    blocks += map(_split_space, own[2:] / units[2:, :, None])
-    normals, inside = (jax.scipy.linalg.block_diag(*part) for part in zip(*blocks, strict=True))
+        pair = _upright(own[0] / units[0][:, None])
+    weights = GaugeSlice(*_split_space(still), jnp.zeros((k, 0)))
+    blocks = [weights, pair, *map(_upright, own[2:] / units[2:, :, None])]
+    joined = (jax.scipy.linalg.block_diag(*part) for part in zip(*blocks, strict=True))
+    normals, inside, orbit = (jnp.pad(part, ((0, shared.shape[0]), (0, 0))) for part in joined)
     free = jnp.eye(y.shape[0])[:, y.shape[0] - shared.shape[0] :]
-    grown = [jnp.pad(part, ((0, shared.shape[0]), (0, 0))) for part in (normals, inside)]
-    return GaugeSlice(grown[0], jnp.concatenate([grown[1], free], axis=1))
+    return GaugeSlice(normals, jnp.concatenate([inside, free], axis=1), orbit)
+
+
+def _upright(tangents: Float[Array, "q g"]) -> GaugeSlice:
+    """The slice at right angles to the orbit."""
+    along, across = _split_space(tangents)
+    return GaugeSlice(along, across, along)
 
 
 def _pair_slice(
@@ -219,8 +217,8 @@ def _pair_slice(
     units: Float[Array, "2 q"],
     share: Float[Array, ""],
     beside_frozen: Bool[Array, ""],
-) -> tuple[Float[Array, "2*q 2*g"], Float[Array, "2*q s"]]:
-    """Normals and basis for the rows of the mean m and the split eta, or of an atom beside a frozen one and another.
+) -> GaugeSlice:
+    """The slice for the rows of the mean m and the split eta, or of an atom beside a frozen one and another.
 
     Of a pair, both rows get the tangents at the mean. A common gauge motion is thereby fixed in m alone and a relative
     one in eta alone, in its smaller factor; the orthogonal complement of the orbit would mix them, and a product of two
@@ -239,12 +237,13 @@ def _pair_slice(
     parts = zip(_split_space(first / units[0][:, None]), _split_space(second / units[1][:, None]), strict=True)
     normals, inside = (jax.scipy.linalg.block_diag(*part) for part in parts)
     if not mean.shape[1]:
-        return normals, inside
+        return GaugeSlice(normals, inside, normals)
     spread = jnp.sqrt(share * (1.0 - share))
     orbit = jnp.block([[share * own[0], (1.0 - share) * own[1]], [spread * own[0], -spread * own[1]]])
     along, across = _split_space(orbit / units.reshape(-1)[:, None])
     crossed = beside_frozen | (jnp.abs(jnp.linalg.det(normals.T @ along)) > CROSSING)
-    return jnp.where(crossed, normals, along), jnp.where(crossed, inside, across)
+    orbit = jnp.where(beside_frozen, normals, along)
+    return GaugeSlice(jnp.where(crossed, normals, along), jnp.where(crossed, inside, across), orbit)
 
 
 def _split_space(tangents: Float[Array, "q g"]) -> tuple[Float[Array, "q g"], Float[Array, "q s"]]:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from moe_theory.estimation.likelihood import Points, gradient, objective, second_order
 from moe_theory.estimation.merges import Merges, choose, enter, leave
-from moe_theory.estimation.smooth import AbstractProblem, AbstractView, Lagrangian, Sight
+from moe_theory.estimation.smooth import AbstractProblem, AbstractView, GaugeSlice, Lagrangian, Sight
 from moe_theory.models.density import AbstractDensity, GaussianGated
 
 
@@ -169,18 +169,24 @@ class MixtureView(AbstractView):
         moments = self.problem.rows(y) * self.frame.unit
         return leave(self.problem.model, self.frame, moments)
 
-    def inside(self, y: Float[Array, " z"]) -> Float[Array, "z s"]:
+    @property
+    def loose(self) -> int:
+        """None: ``MixtureProblem.tidied`` fixes the shift, so that no bound holds it."""
+        return 0
+
+    def across(self, y: Float[Array, " z"]) -> GaugeSlice:
         """All coordinates; for a softmax gate all but the weight and beta1 of one merged atom, which fix the shift."""
         every = jnp.eye(y.shape[0])
         model, levels = self.problem.model, self.problem.levels
         if isinstance(model, GaussianGated):
-            return every
+            return GaugeSlice(every[:, :0], every, every[:, :0])
         row = self.frame.kept[-1] if levels else 0
         held = 1 + model.dimension
         place = jnp.arange(y.shape[0])
         first = row * model.row_size
         pinned = (place >= first) & (place < first + held)
-        return every[:, jnp.argsort(pinned, stable=True)[: y.shape[0] - held]]
+        free, fixed = jnp.split(every[:, jnp.argsort(pinned, stable=True)], [y.shape[0] - held], axis=1)
+        return GaugeSlice(fixed, free, every[:, :0])
 
     def slacks(self, y: Float[Array, " z"]) -> Float[Array, " c"]:
         """Slacks of the constraints."""

@@ -23,6 +23,20 @@ class Lagrangian(NamedTuple):
     slack_slopes: Float[Array, "c z"]
 
 
+class GaugeSlice(NamedTuple):
+    """A slice across the gauge orbits, all three with orthonormal columns.
+
+    Attributes:
+        normals: C.
+        basis: of the steps with C' p = 0.
+        orbit: of the atoms' motions that F is blind to; the normals' span where the slice is at right angles to it.
+    """
+
+    normals: Float[Array, "z g"]
+    basis: Float[Array, "z s"]
+    orbit: Float[Array, "z o"]
+
+
 class AbstractView(eqx.Module):
     """A problem in the coordinates y of one step.
 
@@ -40,9 +54,14 @@ class AbstractView(eqx.Module):
     def leave(self, y: Float[Array, " z"]) -> Float[Array, " z"]:
         """z of y."""
 
+    @property
     @abstractmethod
-    def inside(self, y: Float[Array, " z"]) -> Float[Array, "z s"]:
-        """Orthonormal basis of the steps that are taken: a slice across what F is blind to."""
+    def loose(self) -> int:
+        """How many of the motions that F is blind to may move a slack."""
+
+    @abstractmethod
+    def across(self, y: Float[Array, " z"]) -> GaugeSlice:
+        """The slice across what F is blind to, in which steps are taken."""
 
     @abstractmethod
     def slacks(self, y: Float[Array, " z"]) -> Float[Array, " c"]:

@@ -101,6 +101,20 @@ class Chart(eqx.Module):
         return ravel_pytree(self.example[0])[0].size // self.sets
 
     @property
+    def loose(self) -> int:
+        """Gauge motions of a measure that change an adapted matrix, and with it a slack: the model does not see all of
+        W_Q. Those that keep all matrices, such as GL(r), are not among them."""
+        atom, common = self.example
+        adapter = self.model.heads.adapter if isinstance(self.model, HierarchicalModel) else self.model.adapter
+        keeping = jax.vmap(type(adapter).orbit) if self.sets > 1 else type(adapter).orbit
+        counts = (
+            jax.tree.leaves(jax.eval_shape(motions, *of))[0].shape[1 if self.sets > 1 else 0]
+            for motions, of in ((self.model.gauge, (atom, common)), (keeping, (adapter, atom)))
+        )
+        seen, kept = counts
+        return self.sets * self.k * (seen - kept)
+
+    @property
     def common_size(self) -> int:
         """Parameters that the atoms of a set share."""
         return ravel_pytree(self.example[1])[0].size // self.sets

@@ -11,8 +11,8 @@ by primal-dual steps: multipliers lambda_c approximate mu / s_c and the model He
 At the end lambda >= 0 and sum lambda s = (number of constraints) mu: the KKT conditions up to that gap.
 Five things make it converge on the nearly flat, curved valleys of over-fitted problems:
 
-- the gauge is divided out analytically: steps stay in a slice across its orbits (``frames.gauge_slice``), and W in
-  what follows is the model restricted to it;
+- the gauge is divided out analytically: steps stay in a slice across its orbits (``frames.gauge_slice``), and along
+  an orbit only where a bound presses (``pressed``); W in what follows is the model restricted to these steps;
 - steps are straight in moment coordinates of the closest pair of atoms (``frames``), where the valley is;
 - the trust-region problem is solved exactly in the eigenbasis of W, indefinite or not (More and Sorensen 1983);
 - each step is corrected back to the valley's floor with the same factorisation: stiff coordinates follow the flat
@@ -32,7 +32,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from moe_theory.estimation.smooth import AbstractProblem, AbstractView
+from moe_theory.estimation.smooth import AbstractProblem, AbstractView, GaugeSlice
+from moe_theory.estimation.spectrum import REACH, Spectrum, decompose, possible_gains, trust_region_step
 
 FIRST_BARRIER = 0.01
 FIRST_SHARE = 1e-5
@@ -49,12 +50,9 @@ settled otherwise goes on from mu / s."""
 INACTIVE = 0.1
 """Where phi_mu's last barrier would leave a decrement below this share of mu, no constraint is active (an active one
 leaves mu / 2), and the barrier ends at once."""
-RESOLUTION = 3e-15
-REFINED = 1e-9
 UNRESOLVED_GAIN = 4e-4
-REACH = 4.0
-"""Longest distance to the boundary of Theta, in the frame's units of order one: a direction along which F could fall
-by at most ``UNRESOLVED_GAIN`` over this distance is flat."""
+NEAR = 0.1
+"""A bound presses along a gauge orbit from no farther than this, in the frame's units."""
 CORRECTIONS = 4
 STIFF = 1.0
 LARGEST_RADIUS = 4.0
@@ -63,7 +61,6 @@ GROWTH, SHRINKAGE = 2.0, 0.3
 TRIES = 2
 """Steps tried from one W, which costs as much as three (HoRA) to seven (DoRA) of them. Two take 16 to 32 % fewer
 iterations than one that grows by 1.5 in the next; three take a tenth fewer still, and as much time as they save."""
-SECULAR_STEPS = 8
 DUAL_RANGE = 1e3
 RESTORATIONS = 3
 
@@ -96,23 +93,6 @@ class State(NamedTuple):
     iterations: Int[Array, ""]
 
 
-class Spectrum(NamedTuple):
-    """W = vectors diag(values) vectors' on the gauge slice, and the gradient of phi_mu in that basis.
-
-    A curvature within ``rounding`` of zero is not resolved.
-    """
-
-    values: Float[Array, " s"]
-    vectors: Float[Array, "z s"]
-    slope: Float[Array, " s"]
-    rounding: Float[Array, ""]
-
-    @property
-    def resolved(self) -> Bool[Array, " s"]:
-        """Which curvatures are known to differ from zero."""
-        return jnp.abs(self.values) > self.rounding
-
-
 class Local(NamedTuple):
     """Everything a step needs at z."""
 
@@ -122,29 +102,6 @@ class Local(NamedTuple):
     slacks: Float[Array, " c"]
     slack_slopes: Float[Array, "c z"]
     spectrum: Spectrum
-
-
-def decompose(basis: Float[Array, "z s"], slope_at: Float[Array, " z"], hessian: Float[Array, "z z"]) -> Spectrum:
-    """Restrict (gradient, Hessian) to the span of an orthonormal basis, the gauge slice, and diagonalise.
-
-    An eigensolver knows every eigenvalue to rounding of the largest one. The Hessian itself knows more: the entries of
-    an atom whose weight is nearly nothing are small and exact. So the block that belongs to the smallest eigenvalues
-    (at most half of them) is formed again from its eigenvectors and diagonalised by itself (one Rayleigh-Ritz step).
-    """
-    flat = basis.T @ hessian @ basis
-    values, vectors = jnp.linalg.eigh(flat, symmetrize_input=True)
-    by_size = jnp.argsort(jnp.abs(values), stable=True)
-    low, high = jnp.split(by_size, [(values.shape[0] + 1) // 2])
-    small = jnp.abs(values[low]) <= REFINED * values[-1]
-    block = jnp.where(small[:, None] & small[None], vectors[:, low].T @ flat @ vectors[:, low], 0.0)
-    size = jnp.where(jnp.any(small), jnp.max(jnp.abs(block)), values[-1])
-    apart = jnp.where(small, 0.0, size * (2.0 + jnp.arange(low.shape[0])))
-    again, turn = jnp.linalg.eigh(block + jnp.diag(apart), symmetrize_input=True)
-    again = jnp.where(jnp.arange(low.shape[0]) < jnp.sum(small), again, values[low])
-    refined = jnp.concatenate([again, values[high]])
-    order = jnp.argsort(refined)
-    vectors = basis @ jnp.concatenate([vectors[:, low] @ turn, vectors[:, high]], axis=1)[:, order]
-    return Spectrum(refined[order], vectors, vectors.T @ slope_at, RESOLUTION * size)
 
 
 class Standpoint(NamedTuple):
@@ -177,59 +134,43 @@ def look(view: AbstractView, state: State, y: Float[Array, " z"]) -> Local:
     """Form the primal-dual model at y, the state's point in the view's coordinates."""
     level, steep, hessian, slacks, slack_slopes = view.derivatives(y, state.multipliers)
     model = hessian + slack_slopes.T @ ((state.multipliers / slacks)[:, None] * slack_slopes)
-    inside = view.inside(y)
-    spectrum = decompose(inside, steep - slack_slopes.T @ (state.barrier / slacks), model)
+    slope = steep - slack_slopes.T @ (state.barrier / slacks)
+    across = view.across(y)
+    extra = pressed(across, state.barrier, slacks, slack_slopes, view.loose)
+    spectrum = decompose(jnp.concatenate([across.basis, extra], axis=1), slope, model)
     return Local(y, level, steep, slacks, slack_slopes, spectrum)
 
 
-class PossibleGains(NamedTuple):
-    """By how much F may still fall, in units of sigma^2 / n.
+def pressed(
+    across: GaugeSlice,
+    barrier: Float[Array, ""],
+    slacks: Float[Array, " c"],
+    slack_slopes: Float[Array, "c z"],
+    loose: int,
+) -> Float[Array, "z loose"]:
+    """The gauge motions along which a bound presses, less what lies in the slice; columns of zeros for the rest.
 
-    Attributes:
-        decrement: 1/2 g' W^-1 g over resolved curvature.
-        unresolved: steepest slope along unresolved curvature, over ``REACH``.
-        downward: most negative resolved curvature, over ``REACH``: 1/2 |least| REACH^2.
+    F does not change along a gauge orbit, a slack may: the model sees sym(W_Q M_K) alone, say, and Theta bounds W_Q.
+    Where such a bound is active, F falls further once the orbit is followed away from it, so these motions are steps
+    too. Where it is not they are none, because phi_mu is flat along the orbit and the orbit curved.
+
+    Args:
+        across: the slice.
+        barrier, slacks, slack_slopes: mu, s and grad s.
+        loose: ``AbstractView.loose``.
     """
-
-    decrement: Float[Array, ""]
-    unresolved: Float[Array, ""]
-    downward: Float[Array, ""]
-
-
-def possible_gains(spectrum: Spectrum) -> PossibleGains:
-    """What the quadratic model promises along each kind of direction."""
-    resolved, values = spectrum.resolved, spectrum.values
-    gain = 0.5 * jnp.sum(jnp.where(resolved, spectrum.slope**2 / jnp.where(resolved, jnp.abs(values), 1.0), 0.0))
-    unresolved = jnp.max(jnp.where(resolved, 0.0, jnp.abs(spectrum.slope)))
-    least = jnp.min(jnp.where(resolved, values, 0.0))
-    return PossibleGains(gain, REACH * unresolved, 0.5 * REACH**2 * jnp.maximum(-least, 0.0))
-
-
-def trust_region_step(spectrum: Spectrum, radius: Float[Array, ""]) -> tuple[Float[Array, " s"], Float[Array, ""]]:
-    """Minimise the quadratic model in the ball: the step in the eigenbasis and its shift l >= max(0, -least value).
-
-    Outside the ball, Newton's method for 1 / ||step(l)|| = 1 / radius, which rises to the root from any l below it; the
-    one it starts from makes every component no longer than the radius.
-    """
-    values, along = spectrum.values, spectrum.slope
-    tiny = spectrum.rounding
-    least = jnp.maximum(0.0, tiny - values[0])
-
-    def newton(_: Any, shift: Array) -> Array:
-        step = along / (values + shift)
-        square = jnp.sum(step**2)
-        return shift + square / jnp.sum(step**2 / (values + shift)) * (jnp.sqrt(square) / radius - 1.0)
-
-    inside = jnp.linalg.norm(along / (values + least + tiny)) <= radius
-    below = jnp.maximum(least + tiny, jnp.max(jnp.abs(along) / radius - values))
-    outside = jax.lax.fori_loop(0, SECULAR_STEPS, newton, below)
-    shift = jnp.where(inside, least + jnp.where(least > 0, tiny, 0.0), outside)
-    step = -along / jnp.where(values + shift > 0, values + shift, tiny)
-    step = step * jnp.minimum(1.0, radius / jnp.maximum(jnp.linalg.norm(step), 1e-300))
-    to_boundary = jnp.sqrt(jnp.maximum(radius**2 - jnp.sum(step[1:] ** 2), 0.0))
-    hard = (values[0] < -tiny) & inside
-    first = jnp.where(hard, jnp.where(along[0] > 0, -to_boundary, to_boundary), step[0])
-    return step.at[0].set(first), shift
+    if not loose:
+        return across.orbit[:, :0]
+    felt = slack_slopes @ across.orbit
+    stiffness = felt.T @ ((barrier / slacks**2)[:, None] * felt)
+    values, turn = jnp.linalg.eigh(stiffness, symmetrize_input=True)
+    values, along = values[-loose:], across.orbit @ turn[:, -loose:]
+    push = jnp.abs((barrier / slacks) @ slack_slopes @ along)
+    presses = (REACH * push > UNRESOLVED_GAIN) & (push < NEAR * values)
+    outside = across.normals.T @ jnp.where(presses[None], along, 0.0)
+    squares, mixed = jnp.linalg.eigh(outside.T @ outside, symmetrize_input=True)
+    lengths = jnp.sqrt(jnp.where(squares > 1e-12, squares, jnp.inf))
+    return across.normals @ (outside @ (mixed / lengths[None]))
 
 
 def merit(local: Local, barrier: Float[Array, ""], slacks: Float[Array, " c"], value: Float[Array, ""]) -> Array:

@@ -25,7 +25,7 @@ from moe_theory.errors import InputError
 LARGEST_SIZE = 10**15
 """Largest sample size: the exact sampler's counts are exact in float64 up to about 2^53."""
 
-RESULTS_REVISION, DENSITY_REVISION = 6, 5
+RESULTS_REVISION, DENSITY_REVISION = 7, 6
 """Of regression and of densities, raised by hand whenever a change of the code changes what a stored row says."""
 
 _MOST_SIZES = 1000

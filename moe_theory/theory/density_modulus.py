@@ -126,7 +126,7 @@ def _settled(view: MixtureView, rows: Float[Array, "k q"], held_row: int) -> Flo
     tilts = np.arange(held_row, k) * size
     held = np.append(held_row * size + 1 + np.arange(view.problem.model.joint), tilts)
     free = np.setdiff1d(np.arange(y.shape[0]), held)
-    pinned = np.asarray(view.inside(y))  # a softmax gate's common shift is not free
+    pinned = np.asarray(view.across(y).basis)  # a softmax gate's common shift is not free
     free = free[np.abs(pinned[free]).sum(axis=1) > 0]
     return view.leave(_minimised(view, y, jnp.asarray(free))).reshape(rows.shape)
 

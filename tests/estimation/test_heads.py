@@ -71,7 +71,7 @@ def test_frames_are_left_as_they_were_entered_and_slices_hold_the_gauge_still(na
     np.testing.assert_allclose(leave(chart, seen.frame, y), seen.z, rtol=1e-10, atol=1e-12)
     assert float(abs(objective(chart.coefficients(seen.z), lane.design, lane.data)
                      / objective(chart.coefficients(z), lane.design, lane.data) - 1)) < 1e-10  # fmt: skip
-    both = np.hstack(gauge_slice(chart, seen.frame, y))
+    both = np.hstack(gauge_slice(chart, seen.frame, y)[:2])
     np.testing.assert_allclose(both.T @ both, np.eye(chart.size), atol=1e-10)
     slacks = chart.slacks(z)
     moved = chart.reordered_slacks(slacks, seen.order)

@@ -299,7 +299,7 @@ def test_slice_crosses_every_gauge_orbit_once(gate, adapter, frozen, rank):
     for beside_frozen in (False, True)[: 1 + frozen]:
         z = setting.random_z()
         frame = frame_at(setting, z, beside_frozen)
-        (normals, basis), tangents = jax.tree.map(np.asarray, compiled_gauge(setting.chart, frame, z))
+        (normals, basis, _), tangents = jax.tree.map(np.asarray, compiled_gauge(setting.chart, frame, z))
         assert normals.shape == tangents.shape
         both = np.hstack([normals, basis])
         np.testing.assert_allclose(both.T @ both, np.eye(setting.chart.size), atol=1e-12)
@@ -325,7 +325,7 @@ def test_slice_crosses_the_orbits_of_atoms_far_apart_too(monkeypatch):
 
         compiled = quick_jit(of)
         found = (jax.tree.map(np.asarray, compiled(z)) for z in points)
-        return [least_crossing(normals, tangents) for (normals, _), tangents in found]
+        return [least_crossing(normals, tangents) for (normals, *_), tangents in found]
 
     assert min(crossings()) > CROSSING
     monkeypatch.setattr(frames, "CROSSING", 0.0)

@@ -16,27 +16,29 @@ from moe_theory.estimation.frames import enter, see
 from moe_theory.estimation.least_squares import Problem
 from moe_theory.estimation.objective import design_of, objective
 from moe_theory.estimation.space import Chart, ParameterSpace
+from moe_theory.estimation.spectrum import (
+    REACH,
+    RESOLUTION,
+    Spectrum,
+    decompose,
+    possible_gains,
+    trust_region_step,
+)
 from moe_theory.estimation.trust_region import (
     CENTRALITY,
     CONVERGED,
     DECREMENT,
     GROWTH,
     LARGEST_RADIUS,
-    REACH,
-    RESOLUTION,
     RUNNING,
     SHRINKAGE,
-    Spectrum,
     attempt,
-    decompose,
     initial_state,
     look,
     one_step,
-    possible_gains,
     restored,
     standpoint,
     step,
-    trust_region_step,
 )
 from moe_theory.models.adapters import Lora, LoraAtom, Projections, RepLora, SharedAtom
 from moe_theory.models.experts import LinearExpert

@@ -141,7 +141,7 @@ def test_what_a_conditional_lattice_misses_moves_no_fit():
         nothing = jnp.zeros_like(problem.slacks(z))
         seen, held, view = problem.sight(z, nothing)
         at = view.derivatives(view.enter(seen), held)
-        basis = view.inside(view.enter(seen))
+        basis = view.across(view.enter(seen)).basis
         slope = basis.T @ at.slope
         return 0.5 * slope @ jnp.linalg.solve(basis.T @ at.hessian @ basis, slope)
 
