@@ -17,16 +17,17 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from moe_theory.certifying import Anchored, Dimension, KTrue, Rank, certify
+from moe_theory.asking import Asked, Smoke, asks_for_sweeps, check_judgeable
+from moe_theory.certifying import certify
 from moe_theory.compiled import keep_compiled
 from moe_theory.errors import InputError, MoeTheoryError, StoreError
 from moe_theory.study.comparing import compare, comparison_json, comparison_table
 from moe_theory.study.drawing import draw_claims, draw_headline
-from moe_theory.study.report import FEWEST, Report, predicted_words, report
-from moe_theory.study.spec import SweepSpec, parse_sizes, revise
+from moe_theory.study.report import Report, predicted_words, report
+from moe_theory.study.spec import SweepSpec, revise
 from moe_theory.study.store import Store
 from moe_theory.study.stored import also_stored, holds
-from moe_theory.study.sweep import rows_of, run_claims, smoke_of, sweep_of
+from moe_theory.study.sweep import rows_of, run_claims
 from moe_theory.study.tables import claims_table, verdict_table, witness_table
 from moe_theory.study.verdict import CERTIFIED_SHARE
 from moe_theory.study.witnesses import kept_bound, witnesses
@@ -57,20 +58,12 @@ Names = Annotated[
 ]
 Results = Annotated[Path, typer.Option(help="Folder of stored results; finished cells in it are reused.")]
 Figures = Annotated[Path, typer.Option(help="Folder for figures.")]
-Grid = Annotated[str | None, typer.Option("--n", help="Grid of sizes first:last:count, log-spaced.", metavar="GRID")]
-Reps = Annotated[int | None, typer.Option(help="Replications per size.")]
-Seed = Annotated[int, typer.Option(help="Root of the random streams of data and starts.")]
-Smoke = Annotated[bool, typer.Option(help="Four sizes, eight replications: seconds, decides nothing.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes that share the work; default one per processor.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per claim.")]
-KFit = Annotated[int | None, typer.Option(help="Fitted atoms.")]
-Sigma = Annotated[float | None, typer.Option(help="Noise standard deviation.")]
-Floor = Annotated[float | None, typer.Option("--weight-floor", help="Least share of an atom's weight; 0 for none.")]
 Eps = Annotated[
     list[float] | None,
     typer.Option("--eps", help="Error whose sample size is wanted; may be repeated. Default: powers of ten in range."),
 ]
-Starts = Annotated[str | None, typer.Option(help="Starting points: standard, near, untied or smoke.")]
 
 DEFAULT_RESULTS = Path("results")
 DEFAULT_FIGURES = Path("figures")
@@ -92,22 +85,12 @@ def claims(as_json: AsJson = False) -> None:
 
 
 @app.command(epilog=STATUSES)
+@asks_for_sweeps
 def run(
+    asked: Asked,
     names: Names = None,
-    smoke: Smoke = False,
-    n: Grid = None,
-    reps: Reps = None,
-    seed: Seed = 0,
     results: Results = DEFAULT_RESULTS,
     workers: Workers = None,
-    rank: Rank = None,
-    dimension: Dimension = None,
-    k_true: KTrue = None,
-    k_fit: KFit = None,
-    sigma: Sigma = None,
-    weight_floor: Floor = None,
-    anchored: Anchored = None,
-    starts: Starts = None,
     eps: Eps = None,
     as_json: AsJson = False,
 ) -> None:
@@ -115,12 +98,8 @@ def run(
 
     Example: moe-theory run replora-linear-over --n 1e3:1e12:10 --reps 64
     """
-    problem = _given(
-        rank=rank, dimension=dimension, k_true=k_true, k_fit=k_fit, sigma=sigma, weight_floor=weight_floor,
-        anchored=anchored,
-    )  # fmt: skip
-    compared = _comparisons(names, problem)
-    sweeps = [(claim, _sweep(claim, smoke, n, reps, seed, problem, starts)) for claim in _claims(names)]
+    compared = _comparisons(names, asked.problem)
+    sweeps = [(claim, asked.sweep(claim)) for claim in _claims(names)]
     wanted = _accuracies(eps)
     store = Store(results)
     store.check_writable()
@@ -134,21 +113,11 @@ def run(
 
 
 @app.command()
+@asks_for_sweeps
 def verdict(
+    asked: Asked,
     names: Names = None,
-    smoke: Smoke = False,
-    n: Grid = None,
-    reps: Reps = None,
-    seed: Seed = 0,
     results: Results = DEFAULT_RESULTS,
-    rank: Rank = None,
-    dimension: Dimension = None,
-    k_true: KTrue = None,
-    k_fit: KFit = None,
-    sigma: Sigma = None,
-    weight_floor: Floor = None,
-    anchored: Anchored = None,
-    starts: Starts = None,
     statistic: Annotated[
         str | None,
         typer.Option(help="Judge the 'median' or the 'mean' over replications; default: each measure's own."),
@@ -163,49 +132,29 @@ def verdict(
     if statistic not in (None, "median", "mean"):
         raise InputError(f"--statistic must be median or mean, got {statistic!r}")
     wanted = _accuracies(eps)
-    problem = _given(
-        rank=rank, dimension=dimension, k_true=k_true, k_fit=k_fit, sigma=sigma, weight_floor=weight_floor,
-        anchored=anchored,
-    )  # fmt: skip
-    compared, store = _comparisons(names, problem), Store(results)
+    compared, store = _comparisons(names, asked.problem), Store(results)
     judged = _judge_stored(
-        "verdict", names, store, lambda claim: _sweep(claim, smoke, n, reps, seed, problem, starts),
+        "verdict", names, store, asked.sweep,
         lambda claim, sweep, rows: report(claim, sweep, rows, statistic, wanted),
     )  # fmt: skip
     _print_reports(judged, compared, store, as_json)
 
 
 @app.command()
+@asks_for_sweeps
 def plot(
+    asked: Asked,
     names: Names = None,
-    smoke: Smoke = False,
-    n: Grid = None,
-    reps: Reps = None,
-    seed: Seed = 0,
     results: Results = DEFAULT_RESULTS,
     figures: Figures = DEFAULT_FIGURES,
-    rank: Rank = None,
-    dimension: Dimension = None,
-    k_true: KTrue = None,
-    k_fit: KFit = None,
-    sigma: Sigma = None,
-    weight_floor: Floor = None,
-    anchored: Anchored = None,
-    starts: Starts = None,
     as_json: AsJson = False,
 ) -> None:
     """Draw stored results: PNG and PDF, with the plotted numbers (CSV) and provenance (JSON) beside them.
 
     Give the options that `run` was given.
     """
-    problem = _given(
-        rank=rank, dimension=dimension, k_true=k_true, k_fit=k_fit, sigma=sigma, weight_floor=weight_floor,
-        anchored=anchored,
-    )  # fmt: skip
     store = Store(results)
-    judged = _judge_stored(
-        "plot", names, store, lambda claim: _sweep(claim, smoke, n, reps, seed, problem, starts), report
-    )
+    judged = _judge_stored("plot", names, store, asked.sweep, report)
     _print_paths(draw_claims(judged, figures, _bounds(judged, store)), as_json)
 
 
@@ -246,7 +195,8 @@ def reproduce(
     """Run the headline claims, print their verdicts and draw the figures."""
     store = Store(results)
     store.check_writable()
-    sweeps = [(claim, _sweep(claim, smoke, None, None, 0, {}, None)) for claim in map(claim_named, HEADLINE)]
+    asked = Asked(smoke, None, None, 0, None, {})
+    sweeps = [(claim, asked.sweep(claim)) for claim in map(claim_named, HEADLINE)]
     computed = run_claims(sweeps, store, workers)
     judged = [(report(claim, sweep, rows), rows) for (claim, sweep), rows in zip(sweeps, computed, strict=True)]
     _print_reports(judged, [], store, False)
@@ -269,37 +219,6 @@ def _comparisons(names: list[str] | None, problem: Mapping[str, Any]) -> list[Co
         option = next(iter(problem)).replace("_", "-")
         raise InputError(f"{found[0].id} compares claims at their own problem: leave out --{option}")
     return found
-
-
-def _sweep(
-    claim: Claim, smoke: bool, n: str | None, reps: int | None, seed: int, problem: dict[str, Any], starts: str | None
-) -> SweepSpec:
-    if starts is not None:
-        from moe_theory.estimation.starts import plan_named
-
-        plan_named(starts)
-    changes = {**(smoke_of(claim) if smoke else {}), **_given(replications=reps, starts=starts), "seed": seed}
-    if n is not None:
-        changes["sizes"] = parse_sizes(n)
-    base = sweep_of(claim, **changes)
-    if problem.get("k_true") and "k_fit" not in problem:
-        problem = {**problem, "k_fit": problem["k_true"] + (claim.specification == "over")}
-    sweep = revise(base, problem={**base.problem.model_dump(), **problem}) if problem else base
-    _check_judgeable(claim, sweep)
-    return sweep
-
-
-def _check_judgeable(claim: Claim, sweep: SweepSpec) -> None:
-    """Refuse at once what could not be judged after everything was computed."""
-    least = max(measure.from_size for measure in (claim.main, *claim.others))
-    known, extra = claim.specification == "exact", sweep.problem.k_fit - sweep.problem.k_true
-    if sweep.sizes[0] < 3 or sweep.sizes[-1] < least:
-        raise InputError(f"{claim.id} needs a grid --n from 3 or more to {least:.0e} or more, got {sweep.sizes}")
-    if known != (extra == 0):
-        got = f"--k-fit {sweep.problem.k_fit} and --k-true {sweep.problem.k_true}"
-        raise InputError(f"{claim.id} needs k_fit {'=' if known else '>'} k_true, got {got}")
-    if sweep.replications < FEWEST:
-        raise InputError(f"a curve needs at least --reps {FEWEST}, got {sweep.replications}")
 
 
 Judge = Callable[[Claim, SweepSpec, pd.DataFrame], Report]
@@ -343,7 +262,7 @@ def _judge(claim: Claim, sweep: SweepSpec, store: Store, judge: Judge) -> tuple[
         raise InputError(f"{claim.id} is not stored under these options: run `moe-theory run {claim.id}` with them")
     rows = rows_of(claim, sweep, store)
     stored = revise(sweep, sizes=[int(n) for n in sorted(rows["n"].unique())])
-    _check_judgeable(claim, stored)
+    check_judgeable(claim, stored)
     return judge(claim, stored, rows), rows
 
 
@@ -361,10 +280,6 @@ def _accuracies(eps: list[float] | None) -> list[float] | None:
         if not (each > 0 and math.isfinite(each)):
             raise InputError(f"--eps must be positive, got {each:g}")
     return eps or None
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def _claim_json(claim: Claim) -> dict[str, Any]:

@@ -103,8 +103,8 @@ def grid_of(sizes: Sequence[int]) -> str | None:
 
 def _option(name: str, value: Any) -> str:
     """How the command line sets a setting to this value."""
-    if isinstance(value, bool):
-        return f"--{name}" if value else "--no-anchor"
+    if name == "anchored":
+        return "--anchored" if value else "--no-anchor"
     return f"--{name.replace('_', '-')} {value}"
 
 
