@@ -1,6 +1,7 @@
 """Write docs/claims.md: every claim with its statement, source, derivation, experiment, result and figure.
 
 python simulations/claim_pages.py [--results DIR] [--figures DIR]; it reads what is stored and computes nothing.
+Of claims that are not stored it leaves what the page says.
 """
 
 import sys
@@ -10,6 +11,7 @@ from common import options
 
 from moe_theory.errors import InputError
 from moe_theory.study.comparing import compare
+from moe_theory.study.page_renewal import renewed
 from moe_theory.study.pages import claims_page
 from moe_theory.study.report import report
 from moe_theory.study.spec import ProblemSpec
@@ -52,6 +54,8 @@ def main() -> None:
         if answer is not None and claim.specification == "over":
             found[claim.id] = answer
     page = claims_page(list(TABLE.values()), reports, compared, given.figures, seen, found)
+    if PAGE.is_file():
+        page = renewed(page, PAGE.read_text(encoding="utf-8"), list(TABLE), reports)
     PAGE.write_text(page, encoding="utf-8")
     print(PAGE)
 

@@ -150,7 +150,8 @@ def _experiment(claim: Claim, made: Report | None) -> str:
     sizes = f"{len(sweep.sizes)} sizes from {sweep.sizes[0]:.0e} to {sweep.sizes[-1]:.0e}"
     if made is None:
         return f"{sizes}, {sweep.replications} replications; not stored when this page was written."
-    return f"{sizes}, {made.replications} replications, {100 * made.certified_share:.1f} % certified."
+    told = f"{made.replications} replications, {100 * made.certified_share:.1f} % certified"
+    return f"{sizes}, {told} (revision {sweep.revision} of the code)."
 
 
 def _results(claim: Claim, made: Report | None) -> str:
