@@ -84,7 +84,10 @@ def asks_for_sweeps(command: Callable[..., None]) -> Callable[..., None]:
     options = {**OF_SWEEPS, **{name: (annotation, None) for name, annotation in OF_PROBLEMS.items()}}
 
     @functools.wraps(command)
-    def filled(**arguments: Any) -> None:
+    def filled(**named: Any) -> None:
+        bound = signature.bind(**named)
+        bound.apply_defaults()
+        arguments = bound.arguments
         of_sweep = {name: arguments.pop(name) for name in OF_SWEEPS}
         problem = given(**{name: arguments.pop(name) for name in OF_PROBLEMS})
         command(asked=Asked(**of_sweep, problem=problem), **arguments)
@@ -99,7 +102,8 @@ def asks_for_sweeps(command: Callable[..., None]) -> Callable[..., None]:
             inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
             for option, (annotation, default) in options.items()
         ]
-    filled.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
+    signature = inspect.Signature(parameters)
+    filled.__signature__ = signature  # pyright: ignore[reportAttributeAccessIssue]
     filled.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return filled
 

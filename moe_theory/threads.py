@@ -7,6 +7,8 @@ and 0.0012 s on one. Nothing here is large enough to gain by a second one.
 
 import functools
 import os
+import re
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import ParamSpec, TypeVar
@@ -33,26 +35,54 @@ def one_blas_thread(function: Callable[P, R]) -> Callable[P, R]:
     return limited
 
 
-THREADS_OF_SEVERAL_DEVICES = 16
-"""More than the decompositions of one program that can wait at once."""
+THREADS_PER_DEVICE = 16
+"""Of each, where there are several: more than the decompositions of one program that were seen to wait at once."""
 
 
 def keep_one_thread() -> None:
-    """From now on this process computes in one thread; without effect on XLA once JAX has computed something.
+    """From now on this process computes in one thread; call it before JAX computes anything.
 
     jaxlib's LAPACK kernels (seen with 0.10.2) share a batch out among the threads that XLA's CPU client started, and
     wait for it inside one of them: two decompositions at once, on a machine of two processors, wait for ever. So the
     client, which asks NPROC how many threads to start, gets one, and computes in the thread that asks it to, which also
-    saves 3 to 5 % of an iteration. Several devices on one processor need a thread each; they get so many that some are
-    always free.
+    saves 3 to 5 % of an iteration. Several devices on one processor need threads of their own; they get many.
+
+    Warns:
+        RuntimeWarning: JAX has computed on CPU already, so that all this comes too late.
     """
     import jax
 
-    several = "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    os.environ["NPROC"] = str(THREADS_OF_SEVERAL_DEVICES if several else 1)
-    jax.config.update("jax_cpu_enable_async_dispatch", several)
+    devices = _host_devices()
+    threads = str(1 if devices == 1 else THREADS_PER_DEVICE * devices)
+    if os.environ.get("NPROC") != threads and _computes_on_cpu_already():
+        warnings.warn(
+            "JAX has computed before moe_theory.enable_x64() was called: its batched decompositions may wait for each "
+            "other for ever on a machine with few processors; restart, and call enable_x64() first",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    os.environ["NPROC"] = threads
+    jax.config.update("jax_cpu_enable_async_dispatch", devices > 1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     keep_one_blas_thread()
+
+
+def _host_devices() -> int:
+    """How many devices JAX makes of this machine's processors."""
+    import jax
+
+    asked = re.search(r"host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    configured = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
+    return max(1, configured, int(asked.group(1)) if asked else 1)
+
+
+def _computes_on_cpu_already() -> bool:
+    """Whether JAX has started its CPU client for good; False where it does not tell."""
+    import jax
+    from jax._src import xla_bridge
+
+    started = getattr(xla_bridge, "backends_are_initialized", lambda: False)()
+    return started and jax.default_backend() == "cpu"
 
 
 def keep_one_blas_thread() -> None:

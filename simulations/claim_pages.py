@@ -55,7 +55,7 @@ def main() -> None:
             found[claim.id] = answer
     page = claims_page(list(TABLE.values()), reports, compared, given.figures, seen, found)
     if PAGE.is_file():
-        page = renewed(page, PAGE.read_text(encoding="utf-8"), list(TABLE), reports)
+        page = renewed(page, PAGE.read_text(encoding="utf-8"), CLAIMS, COMPARISONS, reports)
     PAGE.write_text(page, encoding="utf-8")
     print(PAGE)
 

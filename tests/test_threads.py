@@ -89,7 +89,27 @@ for _ in range(10):
 """
 
 
+def computed(program, **variables):
+    """How a process of its own ends, on two processors by XLA's count."""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment |= {"NPROC": "2", **variables}
+    return subprocess.run(
+        [sys.executable, "-c", program], timeout=120, env=environment, capture_output=True, text=True, check=False
+    )
+
+
 def test_decompositions_at_once_do_not_wait_for_each_other():
     """With two threads and without the precaution, jaxlib 0.10.2's batched decompositions block each other for ever."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("NPROC", "XLA_FLAGS")}
-    subprocess.run([sys.executable, "-c", BATCHES], check=True, timeout=120, env=environment)
+    assert computed(BATCHES).returncode == 0
+
+
+def test_nor_on_several_host_devices():
+    on_both = BATCHES.replace("(several(points))", "([several(jax.device_put(points, at)) for at in jax.devices()])")
+    assert computed(on_both, XLA_FLAGS="--xla_force_host_platform_device_count=2").returncode == 0
+
+
+@pytest.mark.parametrize(("first", "told"), [("jax.numpy.zeros(1)", True), ("0", False)])
+def test_a_precaution_that_comes_too_late_is_told(first, told):
+    ended = computed(f"import jax; import moe_theory; {first}; moe_theory.enable_x64()", JAX_PLATFORMS="cpu")
+    assert ended.returncode == 0
+    assert ("call enable_x64() first" in ended.stderr) == told

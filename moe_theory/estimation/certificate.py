@@ -1,7 +1,7 @@
 """When a fit counts: the certificate of theory section 4, computed afresh from the final point.
 
 1. F is not above F at the truth (necessary for a minimiser).
-2. The Newton decrement 1/2 g' W^+ g of the Lagrangian in the gauge slice is at most ``LARGEST_DECREMENT``; where the
+2. The Newton decrement 1/2 g' W^+ g of the Lagrangian on a lane's steps is at most ``LARGEST_DECREMENT``; where the
    curvature is below rounding the possible gain |slope| x reach is at most ``LARGEST_UNRESOLVED``.
 3. Along no eigenvector of W may F fall by more than that for its negative curvature, 1/2 |value| x reach^2. (A bound on
    the eigenvalue itself, relative to the largest, would refuse minima for curvatures that mean nothing: -10^-12 of the

@@ -116,7 +116,7 @@ class ChartView(AbstractView):
 
     @property
     def loose(self) -> int:
-        """Motions of the atoms that change an adapted matrix where the model does not see it."""
+        """Motions of the atoms beyond the adapter's own orbit."""
         return self.problem.chart.loose
 
     def across(self, y: Float[Array, " z"]) -> GaugeSlice:

@@ -170,7 +170,7 @@ one, so none is smaller than it: a gradient that is nothing in the slice is at m
 
 
 def gauge_slice(chart: Chart, frame: Frame, y: Float[Array, " z"], scale_is_seen: bool = False) -> GaugeSlice:
-    """The slice that every gauge orbit crosses once: steps are taken inside it.
+    """The slice that every gauge orbit crosses once, in which steps are taken.
 
     Each atom's row of factors, in the frame's units, moves across the tangents of the gauge at that atom; the closest
     pair's two rows, see ``_pair_slice``: normals and basis are made of blocks, so that entries of very different size

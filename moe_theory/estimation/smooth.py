@@ -57,11 +57,11 @@ class AbstractView(eqx.Module):
     @property
     @abstractmethod
     def loose(self) -> int:
-        """How many of the motions that F is blind to may move a slack."""
+        """How many of the atoms' motions that F is blind to (``GaugeSlice.orbit``) may move a slack."""
 
     @abstractmethod
     def across(self, y: Float[Array, " z"]) -> GaugeSlice:
-        """The slice across what F is blind to, in which steps are taken."""
+        """The slice across what F is blind to; steps leave it only where a bound presses (``trust_region.pressed``)."""
 
     @abstractmethod
     def slacks(self, y: Float[Array, " z"]) -> Float[Array, " c"]:

@@ -102,8 +102,8 @@ class Chart(eqx.Module):
 
     @property
     def loose(self) -> int:
-        """Gauge motions of a measure that change an adapted matrix, and with it a slack: the model does not see all of
-        W_Q. Those that keep all matrices, such as GL(r), are not among them."""
+        """Gauge motions of all atoms beyond the adapter's own orbit (GL(r) of the products, which keeps every slack):
+        they may move one, for what the model does not see of W_Q, say, its bound holds too."""
         atom, common = self.example
         adapter = self.model.heads.adapter if isinstance(self.model, HierarchicalModel) else self.model.adapter
         keeping = jax.vmap(type(adapter).orbit) if self.sets > 1 else type(adapter).orbit

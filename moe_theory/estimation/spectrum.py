@@ -18,7 +18,7 @@ SECULAR_STEPS = 8
 
 
 class Spectrum(NamedTuple):
-    """W = vectors diag(values) vectors' on the gauge slice, and the gradient of phi_mu in that basis.
+    """W = vectors diag(values) vectors' on the steps that may be taken, and the gradient of phi_mu in that basis.
 
     A curvature within ``rounding`` of zero is not resolved.
     """
@@ -42,6 +42,7 @@ def decompose(basis: Float[Array, "z s"], slope_at: Float[Array, " z"], hessian:
     (at most half of them) is formed again from its eigenvectors and diagonalised by itself (one Rayleigh-Ritz step).
     """
     flat = basis.T @ hessian @ basis
+    # a column of zeros is no step: it gets a curvature that is neither small nor negative
     flat = flat + jnp.diag(jnp.where(jnp.any(basis != 0.0, axis=0), 0.0, jnp.max(jnp.diag(flat))))
     values, vectors = jnp.linalg.eigh(flat, symmetrize_input=True)
     by_size = jnp.argsort(jnp.abs(values), stable=True)
