@@ -7,7 +7,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from moe_theory.certifying import Anchored, Dimension, KTrue, Rank
+from moe_theory.certifying import Anchored, Dimension, KTrue, Rank, given
 from moe_theory.errors import InputError
 from moe_theory.study.report import FEWEST
 from moe_theory.study.spec import SweepSpec, parse_sizes, revise
@@ -106,11 +106,6 @@ def asks_for_sweeps(command: Callable[..., None]) -> Callable[..., None]:
     filled.__signature__ = signature  # pyright: ignore[reportAttributeAccessIssue]
     filled.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return filled
-
-
-def given(**options: Any) -> dict[str, Any]:
-    """The options that were given."""
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def check_judgeable(claim: Claim, sweep: SweepSpec) -> None:

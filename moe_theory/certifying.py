@@ -81,16 +81,19 @@ def certify(
     from moe_theory.study.store import Store
 
     enable_x64()
-    options: dict[str, Any] = {
-        "rank": rank, "dimension": dimension, "k_true": k_true, "gate": gate, "activation": activation,
-        "magnitudes": magnitudes, "tau": None if tau is None else _tau(tau), "eta": eta, "heads": heads,
-        "anchored": anchored, "problem_seed": problem_seed,
-    }  # fmt: skip
-    given = {name: value for name, value in options.items() if value is not None}
+    settings = given(
+        rank=rank, dimension=dimension, k_true=k_true, gate=gate, activation=activation, magnitudes=magnitudes,
+        tau=None if tau is None else _tau(tau), eta=eta, heads=heads, anchored=anchored, problem_seed=problem_seed,
+    )  # fmt: skip
     store = None if results is None else Store(results)
     with_modulus = modulus or figures is not None or store is not None
-    answer = certified(model, given, figures, with_modulus, store, truths, towards)
+    answer = certified(model, settings, figures, with_modulus, store, truths, towards)
     typer.echo(json.dumps(answer.as_json(), allow_nan=False) if as_json else answer.as_text())
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _atlas(model: str | None, figures: Path, results: Path, workers: int | None) -> None:

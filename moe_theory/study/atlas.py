@@ -21,7 +21,6 @@ from moe_theory.study.progress import Progress
 from moe_theory.study.spec import ProblemSpec, specification_hash, specify
 from moe_theory.study.sweep import default_workers
 from moe_theory.study.tables import aligned
-from moe_theory.threads import keep_one_thread
 
 ATLAS_REVISION = 3
 """Raised by hand whenever a change of the code changes what a kept cell holds."""
@@ -125,7 +124,7 @@ def _certified(missing: list[Place], folder: Path, workers: int) -> Iterator[Pla
             yield _keep(folder, place)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(missing)), mp_context=context, initializer=keep_one_thread) as pool:
+    with ProcessPoolExecutor(min(workers, len(missing)), mp_context=context) as pool:
         for done in as_completed([pool.submit(_keep, folder, place) for place in missing]):
             yield done.result()
 

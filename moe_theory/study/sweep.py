@@ -18,7 +18,6 @@ from moe_theory.study.progress import Progress
 from moe_theory.study.spec import SweepSpec, parse_sizes, problem_hash, revise
 from moe_theory.study.store import CellKey, Store
 from moe_theory.theory.claims import Claim, claim_named
-from moe_theory.threads import keep_one_thread
 
 CELL = 16
 """Replications per stored cell: small enough that a kill costs little, large enough to keep the blocks full."""
@@ -153,7 +152,7 @@ class Shared(NamedTuple):
 
 
 def _share_out(tasks: list[Task], root: Path, workers: int, context: Any, shared: Shared, progress: Progress) -> None:
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=keep_one_thread) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
         jobs = [pool.submit(_work, tasks, root, shared) for _ in range(workers)]
         try:
             while not all(job.done() for job in jobs):
