@@ -22,9 +22,10 @@ from moe_theory.theory.envelope import Modulus
 from moe_theory.theory.frozen_cells import FrozenMargin
 from moe_theory.theory.identifiability import CellVerdict, Identifiability, identify
 from moe_theory.theory.laws import Prediction
-from moe_theory.theory.margins import POSITIVE, RELATIVE_ZERO, Mixture
+from moe_theory.theory.margins import RELATIVE_ZERO, Mixture
 from moe_theory.theory.modulus import modulus
 from moe_theory.theory.registered_families import mixture_of
+from moe_theory.theory.second_order import POSITIVE
 from moe_theory.theory.truths import Path, Spread, margins_of, path_towards
 from moe_theory.theory.visibility import Visibility
 

@@ -21,8 +21,9 @@ from moe_theory.estimation.space import Chart, joined
 from moe_theory.jitting import at_once
 from moe_theory.study.problem import Setup
 from moe_theory.theory.envelope import INVISIBLE
-from moe_theory.theory.margins import cells_of, first_order, null_split
+from moe_theory.theory.margins import cells_of, first_order
 from moe_theory.theory.registered_families import mixture_of
+from moe_theory.theory.second_order import null_split
 from moe_theory.theory.visibility import hidden_measures, split_of
 from moe_theory.theory.voronoi import effective_losses
 from moe_theory.threads import one_blas_thread

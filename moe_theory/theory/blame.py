@@ -14,8 +14,9 @@ from jaxtyping import Array, Float
 from moe_theory.jitting import filter_jitted
 from moe_theory.theory.exact import split_is_exact
 from moe_theory.theory.families import AbstractSet, SoftmaxSet
-from moe_theory.theory.margins import Cell, SecondOrder
+from moe_theory.theory.margins import Cell
 from moe_theory.theory.registered_families import ModelView
+from moe_theory.theory.second_order import SecondOrder
 
 LEAST_BLAME = 0.01
 FLAT = 1e-8

@@ -30,16 +30,8 @@ from moe_theory.theory.following import followed, insisted, looked
 from moe_theory.theory.frozen_cells import FrozenMargin, frozen_margin
 from moe_theory.theory.gauges import GaugePart, common_gauge_of, gauge_of, orbit_split
 from moe_theory.theory.laws import Prediction
-from moe_theory.theory.margins import (
-    Cell,
-    Decision,
-    FirstOrder,
-    Mixture,
-    SecondOrder,
-    cells_of,
-    first_order,
-    second_order,
-)
+from moe_theory.theory.margins import Cell, Decision, FirstOrder, Mixture, cells_of, first_order
+from moe_theory.theory.second_order import SecondOrder, second_order
 from moe_theory.theory.visibility import Visibility, split_of
 from moe_theory.threads import one_blas_thread
 

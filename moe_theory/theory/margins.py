@@ -1,22 +1,15 @@
-"""First- and second-order margins of identifiability: which rate, before anything is sampled (theory section 8).
+"""First-order margins of identifiability: which rate, before anything is sampled (theory section 8).
 
 With H_j the responses of the true atoms (``families``) and phi the coordinates in which motions are measured,
 
 - *directions* of an atom are lifts u = J^+ z, J = d phi / d theta, ||z|| = 1: the gauge is the kernel of J;
 - the *first-order margin* is the least singular value of A = { H_j, D_u H_j, common }, after the combinations that are
   zero at every truth near by (the softmax's common shift) are divided out;
-- the *second-order margin* of atom j is min || (I - P) 1/2 <S, D^2 H_j> || over S >= 0, trace 1, in the same lifts,
-  with P the projection on the span of A (``spectrahedron``).
+- the second derivatives in the same lifts are what ``second_order`` needs.
 
 *Numerical zero.* A singular value counts as zero below ``RELATIVE_ZERO`` of the largest one, and the decision is sound
-only if the smallest kept and the largest dropped value are ``LEAST_GAP`` apart, which is recorded. A second-order
-margin is zero if a feasible S has a value below
-
-    rounding = 100 eps cond(A) max_uv || 1/2 D^2 H[u, v] ||,
-
-what computing the projection may leave of a vector in the span; it is positive if its certified *lower* bound is above
-100 times that; otherwise it is undecided. Margins are invariant under gauge motions, because the lifts are taken in phi
-and Hessian terms with a gauge leg lie in the span of A (differentiate H(g theta) = H(theta) twice), which is checked.
+only if the smallest kept and the largest dropped value are ``LEAST_GAP`` apart, which is recorded. Margins are
+invariant under gauge motions, because the lifts are taken in phi.
 """
 
 from collections.abc import Sequence
@@ -32,16 +25,10 @@ from moe_theory.jitting import filter_jitted
 from moe_theory.precision import require_x64
 from moe_theory.theory.decomposition import singular_values, svd
 from moe_theory.theory.families import AbstractSet
-from moe_theory.theory.spectrahedron import Minimum, compressed, convex, rank_limited
 
 RELATIVE_ZERO = 1e-10
 LEAST_GAP = 1e3
-ROUNDING = 100.0 * np.finfo(np.float64).eps
-POSITIVE = 100.0
-GAUGE_LEG = 1e-7
-"""Largest part of a Hessian term with a gauge leg, relative to its size, that may lie off the first-order span."""
 NEAR = 0.1
-STARTS = 12
 
 Mixture = Sequence[AbstractSet]
 Decision = Literal["positive", "zero", "undecided"]
@@ -144,30 +131,6 @@ class FirstOrder(NamedTuple):
     def is_singular(self) -> bool:
         """Whether more combinations vanish at this truth than at those near by."""
         return self.invariances.shape[1] > self.generic_nullity
-
-
-class SecondOrder(NamedTuple):
-    """The second-order margin of some cells together.
-
-    Attributes:
-        minimum: of the convex problem, S of any rank.
-        limited: of the problem for a cell of m atoms, by m, from 2 on.
-        rounding: what rounding may leave of zero.
-        decision: whether the convex minimum is zero.
-        null: the mean of the minimisers with value zero that were found (the set of these is convex), one matrix per
-            cell; where the margin is not zero, the minimiser.
-    """
-
-    minimum: Minimum
-    limited: dict[int, Minimum]
-    rounding: float
-    decision: Decision
-    null: list[Float[np.ndarray, "_ _"]]
-
-    @property
-    def fewest(self) -> int | None:
-        """The fewest atoms in the cell for which a minimiser with value zero was found; None if there is none."""
-        return min((atoms for atoms, best in self.limited.items() if best.value <= self.rounding), default=None)
 
 
 @filter_jitted
@@ -323,88 +286,3 @@ def off_span(first: FirstOrder, vectors: Float[np.ndarray, "N k"]) -> Float[np.n
     for _ in range(2):
         vectors = vectors - first.basis @ (first.basis.T @ vectors)
     return vectors
-
-
-def gauge_leg_residual(first: FirstOrder, cells: Sequence[Cell]) -> float:
-    """The largest part of a Hessian term with a gauge leg off the first-order span, relative to the largest Hessian.
-
-    It is zero but for rounding; ``second_order`` asserts that.
-    """
-    worst = 0.0
-    for cell in cells:
-        if cell.gauge_legs.shape[1]:
-            size = max(float(np.max(np.linalg.norm(cell.gauge_legs, axis=0))), 1e-300)
-            worst = max(worst, float(np.max(np.linalg.norm(off_span(first, cell.gauge_legs), axis=0))) / size)
-    return worst
-
-
-def second_order(first: FirstOrder, cells: Sequence[Cell], starts: int = STARTS) -> SecondOrder:
-    """The second-order margin of these cells together (one cell: of that atom).
-
-    The rank-limited problem is solved for m = 2 atoms and, where the convex minimum is zero but not attained there, for
-    more atoms until it is: at the latest for as many as the convex minimiser has columns, and one.
-
-    Args:
-        first: of the whole mixture.
-        cells: those that are over-fitted.
-        starts: of each rank-limited problem.
-
-    Raises:
-        AssertionError: if a Hessian term with a gauge leg does not lie in the first-order span.
-    """
-    residual = gauge_leg_residual(first, cells)
-    assert residual <= GAUGE_LEG, f"gauge legs lie {residual:.1g} off the first-order span: the gauge is not complete"
-    forms = _forms(first, cells)
-    rounding = max(_rounding(first, cell) for cell in cells)
-    found = rank_limited(forms, 1, starts, enough=rounding)
-    limited = {2: found[0]}
-    minimum = convex(forms, found[0], rounding)
-    decision: Decision = "undecided"
-    if minimum.value <= rounding:
-        decision = "zero"
-        for columns in range(2, max(own.shape[1] for own in minimum.factors) + 1):
-            if limited[columns].value <= rounding:
-                break
-            known = [limited[columns]] + [minimum] * (max(own.shape[1] for own in minimum.factors) <= columns)
-            found = rank_limited(forms, columns, max(1, starts // columns), enough=rounding)
-            found = sorted([*found, *known], key=lambda each: each.value)
-            limited[columns + 1] = found[0]
-    elif minimum.lower > POSITIVE * rounding:
-        decision = "positive"
-    zeros = [each.matrices for each in found if each.value <= rounding] if decision == "zero" else []
-    null = [np.mean(own, axis=0) for own in zip(*(zeros or [minimum.matrices]), strict=True)]
-    return SecondOrder(minimum, limited, rounding, decision, null)
-
-
-def null_split(
-    first: FirstOrder, cells: Sequence[Cell], atoms: int, starts: int = STARTS
-) -> list[Float[np.ndarray, "_ _"]] | None:
-    """Y_j of a split of these cells in at most so many atoms each whose (joint) second-order margin is zero, or None.
-
-    Of as few atoms as can be. The rank-limited problems of ``second_order`` alone: a positive margin is not proved,
-    which is what takes the time.
-
-    Args:
-        first: of the whole mixture.
-        cells: the atoms that are split.
-        atoms: largest number of parts of each.
-        starts: of each rank-limited problem.
-    """
-    forms, rounding = _forms(first, cells), max(_rounding(first, cell) for cell in cells)
-    for columns in range(1, atoms):
-        best = rank_limited(forms, columns, starts)[0]
-        if best.value <= rounding:
-            return best.factors
-    return None
-
-
-def _forms(first: FirstOrder, cells: Sequence[Cell]) -> list[Float[np.ndarray, "_ _ _"]]:
-    """1/2 D^2 H off the first-order span, one stack of symmetric forms per cell."""
-    return compressed([
-        off_span(first, cell.bends.reshape(len(cell.response), -1)).reshape(cell.bends.shape) for cell in cells
-    ])  # fmt: skip
-
-
-def _rounding(first: FirstOrder, cell: Cell) -> float:
-    """What rounding may leave of a Hessian term that lies in the span of A."""
-    return ROUNDING * first.condition * float(np.max(np.linalg.norm(cell.bends, axis=0)))

@@ -23,7 +23,8 @@ from moe_theory.jitting import filter_jitted
 from moe_theory.theory.decomposition import svd
 from moe_theory.theory.envelope import RANGE, Modulus, envelope
 from moe_theory.theory.families import AbstractSet
-from moe_theory.theory.margins import Cell, FirstOrder, Mixture, SecondOrder, chart_of
+from moe_theory.theory.margins import Cell, FirstOrder, Mixture, chart_of
+from moe_theory.theory.second_order import SecondOrder
 from moe_theory.theory.visibility import descend, measure_of
 from moe_theory.threads import one_blas_thread
 

@@ -18,7 +18,8 @@ from jaxtyping import Float
 
 from moe_theory.errors import InputError
 from moe_theory.theory.families import AbstractSet
-from moe_theory.theory.margins import Decision, Mixture, cells_of, first_order, second_order
+from moe_theory.theory.margins import Decision, Mixture, cells_of, first_order
+from moe_theory.theory.second_order import second_order
 from moe_theory.threads import one_blas_thread
 
 STARTS = 4

@@ -6,8 +6,9 @@ import pytest
 from moe_theory.study.problem import build
 from moe_theory.study.spec import ProblemSpec
 from moe_theory.theory.following import FIRST_AMPLITUDE, continued, looked
-from moe_theory.theory.margins import Mixture, cells_of, first_order, second_order
+from moe_theory.theory.margins import Mixture, cells_of, first_order
 from moe_theory.theory.registered_families import mixture_of
+from moe_theory.theory.second_order import second_order
 from moe_theory.theory.visibility import MOST, Split, split_of
 from tests.theory.test_visibility import location_and_scale
 

@@ -16,8 +16,9 @@ from moe_theory.study.spec import ProblemSpec
 from moe_theory.theory.families import Blocks, LinearSet
 from moe_theory.theory.identifiability import identify
 from moe_theory.theory.laws import Prediction
-from moe_theory.theory.margins import cells_of, chart_of, first_order, gauge_leg_residual, rank_of, second_order
+from moe_theory.theory.margins import cells_of, chart_of, first_order, rank_of
 from moe_theory.theory.registered_families import mixture_of
+from moe_theory.theory.second_order import gauge_leg_residual, second_order
 from moe_theory.theory.user_families import density_mixture, user_mixture
 
 pytestmark = pytest.mark.usefixtures("quick")

@@ -10,9 +10,10 @@ from moe_theory.models.measure import MixingMeasure
 from moe_theory.study.problem import build
 from moe_theory.study.spec import ProblemSpec
 from moe_theory.theory.envelope import envelope
-from moe_theory.theory.margins import cells_of, first_order, second_order
+from moe_theory.theory.margins import cells_of, first_order
 from moe_theory.theory.modulus import first_order_motions, modulus
 from moe_theory.theory.registered_families import mixture_of
+from moe_theory.theory.second_order import second_order
 from moe_theory.theory.user_families import density_mixture, user_mixture
 from moe_theory.theory.voronoi import effective_losses
 

@@ -6,8 +6,9 @@ import pytest
 
 from moe_theory.study.problem import build
 from moe_theory.study.spec import ProblemSpec
-from moe_theory.theory.margins import cells_of, first_order, second_order
+from moe_theory.theory.margins import cells_of, first_order
 from moe_theory.theory.registered_families import mixture_of
+from moe_theory.theory.second_order import second_order
 from moe_theory.theory.user_families import density_mixture
 from moe_theory.theory.visibility import split_of, visibility
 
