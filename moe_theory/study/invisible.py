@@ -3,7 +3,7 @@
 A split along one block of factors in a random direction (``block_splits``) meets LoRA's invisible splits, where every
 direction of a block is one. It misses those of fewer directions, such as RepLoRA's from rank two on under a bilinear
 gate, H = (b_1 b_2' - b_2 b_1') M_K^-1. Such a one is a minimiser of the second-order margin with value zero; followed
-to an amplitude of order one with all else free (``theory.visibility``) it is a measure G with f_G = f_{G*}, so
+as far as it goes with all else free (``theory.following``) it is a measure G with f_G = f_{G*}, so
 F(G) = F(G*) whatever the noise, and D(G, G*) is a lower bound of the largest loss among fits as good as the truth. It
 is computed once per truth. Source: our derivation.
 """
@@ -21,10 +21,11 @@ from moe_theory.estimation.space import Chart, joined
 from moe_theory.jitting import at_once
 from moe_theory.study.problem import Setup
 from moe_theory.theory.envelope import INVISIBLE
+from moe_theory.theory.following import hidden_measures
 from moe_theory.theory.margins import cells_of, first_order
 from moe_theory.theory.registered_families import mixture_of
 from moe_theory.theory.second_order import null_split
-from moe_theory.theory.visibility import hidden_measures, split_of
+from moe_theory.theory.visibility import split_of
 from moe_theory.theory.voronoi import effective_losses
 from moe_theory.threads import one_blas_thread
 

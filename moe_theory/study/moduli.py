@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from moe_theory.estimation.identified import block_splits
 from moe_theory.estimation.space import Chart
 from moe_theory.study.figures import save_figure, style
-from moe_theory.study.invisible import moves
+from moe_theory.study.invisible import farthest_invisible, moves
 from moe_theory.study.problem import Setup
 from moe_theory.theory.envelope import Modulus
 from moe_theory.theory.identifiability import Identifiability
@@ -26,17 +26,19 @@ SHOWN = (1e-7, 1.0)
 def modulus_of(setup: Setup, mixture: Mixture, found: Identifiability) -> Modulus:
     """Lower bounds of a problem with one atom too many.
 
-    Splits of the truth along one block as far as Theta allows (``block_splits``) are candidates too: where they are
-    invisible they are the height of the plateau.
+    Splits of the truth along one block as far as Theta allows (``block_splits``) and the farthest invisible one that
+    the margins lead to are candidates too: where one is invisible it is the height of the plateau.
     """
     cells = [(each.cell, each.second) for each in found.cells]
     return modulus(mixture, found.first, cells, extra=_far_splits(setup))
 
 
 def _far_splits(setup: Setup) -> list[tuple[float, float]]:
-    """(distance, D_12) of splits along one block, as large as Theta allows."""
+    """(distance, D_12) of splits that are as large as Theta, or the curve of invisible ones, allows."""
     chart = Chart(setup.model, setup.space, setup.k_fit)
-    distances, losses = moves(setup, chart, block_splits(chart, setup.truth))
+    splits = block_splits(chart, setup.truth)
+    hidden = farthest_invisible(setup, chart, splits)
+    distances, losses = moves(setup, chart, splits if hidden is None else np.vstack([splits, hidden]))
     return list(zip(distances.tolist(), losses.tolist(), strict=True))
 
 

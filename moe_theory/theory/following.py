@@ -8,7 +8,7 @@ split that shows at a finite order has no such curve, and the method stops where
 derivation (continuation by prediction and correction: Allgower and Georg 1990).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from moe_theory.theory.decomposition import svd
+from moe_theory.theory.envelope import INVISIBLE
 from moe_theory.theory.margins import Mixture
 from moe_theory.theory.visibility import (
     Free,
@@ -24,13 +25,17 @@ from moe_theory.theory.visibility import (
     Visibility,
     Where,
     at_truth,
+    descend,
     jacobian_of,
+    measure_of,
     reach_of,
     residual_of,
     simplex,
     visibility,
 )
 
+HIDDEN_AMPLITUDES = 0.8 ** np.arange(11)
+"""t at which invisible splits are looked for, in units of ``visibility.AMPLITUDES``: as large as may be, to a tenth."""
 MORE_ITERATIONS, MORE_STARTS = 60, 8
 """Of a search that is made again."""
 MORE_ATOMS = 2
@@ -90,18 +95,26 @@ def continued(mixture: Mixture, split: Split, atoms: Sequence[int]) -> Visibilit
         mixture, split: where, and along what.
         atoms: parts of every split atom.
     """
-    shapes = [(count, factor.shape[1]) for count, factor in zip(atoms, split.factors, strict=True)]
-    rng, none = np.random.default_rng(0), np.zeros(0)
-    longest, reach = Visibility(tuple(atoms), none, none, float("nan")), reach_of(mixture, split)
-    for number in range(CURVES):
-        placed = [rng.standard_normal(shape) if number else simplex(*shape) for shape in shapes]
-        apart = split.lifted(mixture, [points - points.mean(axis=0) for points in placed])
-        t, distances = _curve(mixture, split.where, apart, reach)
-        if t.size > longest.amplitudes.size:
-            longest = Visibility(tuple(atoms), t[::-1], distances[::-1], float("nan"))
-        if longest.is_invisible:
-            break
-    return longest
+    return _seen(atoms, _longest(mixture, split, atoms).points)
+
+
+def hidden_measures(mixture: Mixture, split: Split) -> Iterator[list[tuple[Array, Array, Array]]]:
+    """(weights, atoms, common) of every set of the invisible splits along S = Y Y': those that descents at
+    ``HIDDEN_AMPLITUDES`` find, the largest first; then those of the curve, its end first.
+
+    Args:
+        mixture, split: where, and along what: a cell gets one atom more than its Y has columns.
+    """
+    atoms = [factor.shape[1] + 1 for factor in split.factors]
+    placed = split.lifted(mixture, [simplex(count, count - 1) for count in atoms])
+    for amplitude in reach_of(mixture, split) * HIDDEN_AMPLITUDES:
+        free, distance = descend(mixture, split.where, [amplitude * each for each in placed], float(amplitude))
+        if distance <= INVISIBLE:
+            yield measure_of(mixture, split.where, free)
+    curve = _longest(mixture, split, atoms)
+    for point in reversed(curve.points):
+        if _seen(atoms, [point]).is_invisible:
+            yield measure_of(mixture, split.where, curve.unravel(jnp.asarray(point.free)))
 
 
 class _Point(NamedTuple):
@@ -112,10 +125,38 @@ class _Point(NamedTuple):
     distance: float
 
 
-def _curve(
-    mixture: Mixture, where: Where, apart: Sequence[Float[np.ndarray, "_ q"]], reach: float
-) -> tuple[Float[np.ndarray, " T"], Float[np.ndarray, " T"]]:
-    """Amplitudes and distances along the curve that begins along ``apart``, smallest first."""
+class _Curve(NamedTuple):
+    """Points from the truth outward, and what makes the motions of a flat vector."""
+
+    points: list[_Point]
+    unravel: Callable[[Array], Free]
+
+
+def _seen(atoms: Sequence[int], points: Sequence[_Point]) -> Visibility:
+    """Points of a curve, the end first."""
+    amplitudes = np.array([point.amplitude for point in reversed(points)])
+    distances = np.array([point.distance for point in reversed(points)])
+    return Visibility(tuple(atoms), amplitudes, distances, float("nan"))
+
+
+def _longest(mixture: Mixture, split: Split, atoms: Sequence[int]) -> _Curve:
+    """The longest curve from ``CURVES`` placements of the parts; the first that is of invisible splits, if one is."""
+    shapes = [(count, factor.shape[1]) for count, factor in zip(atoms, split.factors, strict=True)]
+    rng, reach, longest = np.random.default_rng(0), reach_of(mixture, split), None
+    for number in range(CURVES):
+        placed = [rng.standard_normal(shape) if number else simplex(*shape) for shape in shapes]
+        apart = split.lifted(mixture, [points - points.mean(axis=0) for points in placed])
+        curve = _curve(mixture, split.where, apart, reach)
+        if longest is None or len(curve.points) > len(longest.points):
+            longest = curve
+        if _seen(atoms, longest.points).is_invisible:
+            break
+    assert longest is not None
+    return longest
+
+
+def _curve(mixture: Mixture, where: Where, apart: Sequence[Float[np.ndarray, "_ q"]], reach: float) -> _Curve:
+    """The curve that begins along ``apart``."""
     t = FIRST_AMPLITUDE * reach
     start, unravel = ravel_pytree(at_truth(mixture, [t * each for each in apart]))
     guess = np.asarray(start)
@@ -126,7 +167,7 @@ def _curve(
         points.append(point)
         t = GROWTH * t
         guess = point.free + step * (t - point.amplitude) / length
-    return np.array([point.amplitude for point in points]), np.array([point.distance for point in points])
+    return _Curve(points, unravel)
 
 
 def _corrected(

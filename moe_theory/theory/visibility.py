@@ -19,7 +19,7 @@ split: ``following`` goes on.
 Location and variance of a Gaussian: q = 4 for two atoms, 6 for three (Ho and Nguyen 2016). Source: theory section 8.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import equinox as eqx
@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from moe_theory.jitting import filter_jitted
 from moe_theory.theory.decomposition import svd
@@ -38,8 +38,6 @@ FLOOR = 0.3
 AMPLITUDES = (0.2, 0.1, 0.05)
 """t, in units of the distance in phi to the nearest other true atom of the set, and at most of 2."""
 MOST = 2.0
-HIDDEN_AMPLITUDES = 0.8 ** np.arange(11)
-"""t at which invisible splits are looked for, in the same units: as large as may be, to a tenth."""
 EVEN = 0.25
 FLATTEST = 12
 """Order from which on a split counts as one that cannot be seen: n^-1/24 is no rate to measure."""
@@ -82,7 +80,7 @@ class Visibility(NamedTuple):
         One is enough: a measure with f_G = f_{G*} away from the truth is told from it by no number of samples. At a
         small t a split of a high order is as near; up to ``FLATTEST`` it is not.
         """
-        hidden = self.distances <= np.minimum(INVISIBLE, self.amplitudes**FLATTEST)
+        hidden = are_hidden(self.amplitudes, self.distances)
         return float(np.max(self.amplitudes[hidden])) if np.any(hidden) else None
 
     @property
@@ -94,6 +92,11 @@ class Visibility(NamedTuple):
     def is_clear(self) -> bool:
         """Whether the search found what a split of margin zero must be: invisible, or of an even order above two."""
         return self.is_invisible or (self.even_order or 0) > 2
+
+
+def are_hidden(amplitudes: Float[np.ndarray, " T"], distances: Float[np.ndarray, " T"]) -> Bool[np.ndarray, " T"]:
+    """Which distances are rounding, and below what a split of order ``FLATTEST`` leaves."""
+    return distances <= np.minimum(INVISIBLE, amplitudes**FLATTEST)
 
 
 class Free(eqx.Module):
@@ -255,19 +258,6 @@ def visibility(
         if found.is_invisible:
             break
     return found
-
-
-def hidden_measures(mixture: Mixture, split: Split) -> Iterator[list[tuple[Array, Array, Array]]]:
-    """(weights, atoms, common) of every set of the invisible splits along S = Y Y', the largest first.
-
-    Args:
-        mixture, split: where, and along what: a cell gets one atom more than its Y has columns.
-    """
-    placed = split.lifted(mixture, [simplex(factor.shape[1] + 1, factor.shape[1]) for factor in split.factors])
-    for amplitude in reach_of(mixture, split) * HIDDEN_AMPLITUDES:
-        free, distance = descend(mixture, split.where, [amplitude * each for each in placed], float(amplitude))
-        if distance <= INVISIBLE:
-            yield measure_of(mixture, split.where, free)
 
 
 def reach_of(mixture: Mixture, split: Split) -> float:

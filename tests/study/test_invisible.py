@@ -10,10 +10,15 @@ from moe_theory.estimation.space import Chart
 from moe_theory.sampling.inputs import finite_support
 from moe_theory.study import invisible
 from moe_theory.study.invisible import farthest_invisible, moves
+from moe_theory.study.moduli import modulus_of
 from moe_theory.study.problem import build
 from moe_theory.study.replicate import Replicator
 from moe_theory.study.spec import ProblemSpec, SweepSpec
+from moe_theory.theory import following
 from moe_theory.theory.envelope import INVISIBLE
+from moe_theory.theory.identifiability import identify
+from moe_theory.theory.registered_families import mixture_of
+from moe_theory.theory.visibility import descend
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -82,6 +87,29 @@ def test_atoms_that_cannot_be_split_alone_are_split_together():
     assert distances[0] < 1e-11
     assert losses[0] > 0.01
     assert moves(setup, chart, splits)[0].min() > INVISIBLE
+
+
+@pytest.mark.slow
+def test_a_narrow_curve_is_followed_where_descents_find_nothing(monkeypatch):
+    """HoRA of rank three without an anchor: no descent at one amplitude meets the invisible splits. The modulus holds
+    at their height down to a distance of rounding."""
+
+    def lost(*arguments):
+        return descend(*arguments)[0], 1.0
+
+    monkeypatch.setattr(following, "descend", lost)
+    problem = ProblemSpec(adapter="hora", heads=2, activation="tanh", rank=3, anchored=False, k_true=2, k_fit=3)
+    setup, chart, splits, z = _found(problem)
+    assert z is not None
+    distances, losses = moves(setup, chart, np.stack([z]))
+    assert distances[0] < 1e-12
+    assert losses[0] > 0.01
+    assert float(jnp.min(chart.slacks(jnp.asarray(z)))) > 0.0
+    assert moves(setup, chart, splits)[0].min() > INVISIBLE
+    mixture = mixture_of(setup.model, setup.truth, setup.design)
+    bounds = modulus_of(setup, mixture, identify(mixture, look=False))
+    assert bounds.slope == 0.0
+    assert bounds.at(np.array([1e-11]))[0] >= losses[0]
 
 
 def test_nothing_is_looked_for_where_a_split_of_one_block_is_invisible(monkeypatch):
