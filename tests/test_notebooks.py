@@ -47,7 +47,7 @@ def test_the_script_runs_in_a_fresh_kernel(path):
     manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
     notebook = jupytext.read(path)
     client = NotebookClient(notebook, km=manager, timeout=300, resources={"metadata": {"path": str(ROOT)}})
-    client.execute()
+    client.execute(cleanup_kc=True)  # the manager is ours, so that the client would leave its kernel running
     assert "UNDECIDED" in text_of(notebook)
     assert "image/png" in notebook.cells[-1].outputs[-1].data
     # jupyter leaves sockets to be collected

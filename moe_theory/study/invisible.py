@@ -78,16 +78,28 @@ def _splits(setup: Setup, chart: Chart) -> Iterator[Float[np.ndarray, " z"]]:
         found = [] if together is None else [split_of(cells, together)]
     for split in found:
         for sets in hidden_measures(mixture, split):
-            z = np.concatenate([_filled(chart, *map(np.asarray, own)) for own in sets])
-            if float(jnp.min(chart.slacks(jnp.asarray(z)))) > LEAST_SLACK:
-                yield z
+            inside = [z for z in _filled(chart, sets) if float(jnp.min(chart.slacks(jnp.asarray(z)))) > LEAST_SLACK]
+            yield from inside
+            if inside:
                 break
 
 
-def _filled(chart: Chart, weights: np.ndarray, atoms: np.ndarray, common: np.ndarray) -> np.ndarray:
-    """z of one set with as many atoms as the chart has: the heaviest atom becomes two equal ones as often as needed."""
-    while len(weights) < chart.k:
-        heaviest = int(np.argmax(weights))
-        halved = np.where(np.arange(len(weights)) == heaviest, 0.5 * weights, weights)
-        weights, atoms = np.append(halved, halved[heaviest]), np.vstack([atoms, atoms[heaviest]])
-    return joined(chart.space, weights, atoms, common)
+def _filled(chart: Chart, sets: list[tuple[Array, Array, Array]]) -> list[Float[np.ndarray, " z"]]:
+    """The measure as z, with as many atoms in every set as the chart has: one of them, in turn, is in equal parts.
+
+    Which one matters: the loss counts an atom alone in its cell at power one, and two at power two.
+    """
+    sizes = [len(weights) for weights, _, _ in sets]
+    turns = 1 if min(sizes) == chart.k else max(sizes)
+    return [np.concatenate([_shared(chart, turn, *map(np.asarray, own)) for own in sets]) for turn in range(turns)]
+
+
+def _shared(
+    chart: Chart, turn: int, weights: np.ndarray, atoms: np.ndarray, common: np.ndarray
+) -> Float[np.ndarray, " z"]:
+    """z of one set, the atom whose turn it is in one part more than there are atoms to spare."""
+    places, spare = np.arange(len(weights)), chart.k - len(weights)
+    chosen = turn % len(weights)
+    parts = np.where(places == chosen, weights / (1 + spare), weights)
+    place = np.append(places, np.full(spare, chosen))
+    return joined(chart.space, parts[place], atoms[place], common)
