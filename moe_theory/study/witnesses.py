@@ -251,5 +251,7 @@ def _advice(claim: Claim, problem: ProblemSpec, store: Store) -> str:
     """The command that stores prediction and modulus."""
     usual, given = sweep_of(claim).problem.model_dump(), problem.model_dump()
     asked = {name: given[name] for name in ("rank", "dimension", "k_true") if given[name] != usual[name]}
-    words = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in asked.items())
-    return " ".join(filter(None, ("moe-theory certify", claim.id, words, f"--results {store.root}")))
+    words = [f"--{name.replace('_', '-')} {value}" for name, value in asked.items()]
+    if given["anchored"] != usual["anchored"]:
+        words.append("--anchored" if given["anchored"] else "--no-anchor")
+    return " ".join(["moe-theory certify", claim.id, *words, f"--results {store.root}"])

@@ -58,11 +58,11 @@ def test_an_answer_is_kept_for_the_truth_whatever_is_fitted_to_it(tmp_path):
 def test_without_an_answer_a_verdict_says_how_to_get_one(tmp_path, synthetic_rows):
     claim = claim_named("replora-linear-over")
     sweep = sweep_of(claim)
-    problem = sweep.problem.model_copy(update={"rank": 2})
+    problem = sweep.problem.model_copy(update={"rank": 2, "anchored": False})
     made = report(claim, sweep.model_copy(update={"problem": problem}), synthetic_rows(SIZES, 16))
     found = witnesses(made, Store(tmp_path))
     assert found.each == ()
-    assert found.advice == f"moe-theory certify replora-linear-over --rank 2 --results {tmp_path}"
+    assert found.advice == f"moe-theory certify replora-linear-over --rank 2 --no-anchor --results {tmp_path}"
     assert found.advice in witness_table([found])
     assert found.as_json()["advice"] == found.advice
     assert not (tmp_path / "certified").exists()
