@@ -190,7 +190,10 @@ def _corrected(
             return _Point(amplitude, here, distance) if distance < found.distance else found
         if size <= SOLVED:
             found = _Point(amplitude, here, float(np.linalg.norm(residual[:-1])))
-        left, values, right = svd(np.asarray(jacobian_of(mixture, where, free, t)))
+        jacobian = np.asarray(jacobian_of(mixture, where, free, t))
+        if not np.all(np.isfinite(jacobian)):  # parts that have met have an amplitude without a derivative
+            break
+        left, values, right = svd(jacobian)
         kept = values > LEAST_VALUE * values[0]
         here = here - right[kept].T @ ((left.T @ residual)[kept] / values[kept])
     return found

@@ -317,7 +317,10 @@ def descend(
         size = float(np.linalg.norm(residual))
         if size <= 0.1 * RESOLVED:
             break
-        left, values, right = svd(look(jacobian_of, here))
+        jacobian = look(jacobian_of, here)
+        if not np.all(np.isfinite(jacobian)):  # parts that have met have an amplitude without a derivative
+            break
+        left, values, right = svd(jacobian)
         pulled, gained = left.T @ residual, False
         while damping < 1e8 and not gained:
             step = -right.T @ (pulled * values / (values**2 + damping * values[0] ** 2 * min(1.0, size)))

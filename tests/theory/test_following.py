@@ -5,11 +5,12 @@ import pytest
 
 from moe_theory.study.problem import build
 from moe_theory.study.spec import ProblemSpec
+from moe_theory.theory import following
 from moe_theory.theory.following import FIRST_AMPLITUDE, continued, looked
 from moe_theory.theory.margins import Mixture, cells_of, first_order
 from moe_theory.theory.registered_families import mixture_of
 from moe_theory.theory.second_order import second_order
-from moe_theory.theory.visibility import MOST, Split, split_of
+from moe_theory.theory.visibility import MOST, Split, descend, jacobian_of, split_of
 from tests.theory.test_visibility import location_and_scale
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -43,6 +44,18 @@ def test_a_split_that_shows_at_order_four_has_no_such_curve():
     split = _split(mixture)
     assert not continued(mixture, split, (2,)).is_invisible
     assert looked(mixture, split).even_order == 4
+
+
+def test_parts_that_meet_end_a_search_and_a_curve(monkeypatch):
+    """The amplitude has no derivative where all parts are in one place: there is nothing to step along."""
+    mixture = location_and_scale()
+    split = _split(mixture)
+    together = [np.zeros((2, mixture[0].atoms.shape[1]))]
+    free, distance = descend(mixture, split.where, together, 0.1)
+    assert distance == 0.0
+    np.testing.assert_array_equal(free.apart[0], together[0])
+    monkeypatch.setattr(following, "jacobian_of", lambda *arguments: np.nan * jacobian_of(*arguments))
+    assert continued(mixture, split, (2,)).amplitudes.size == 0
 
 
 @pytest.mark.slow
