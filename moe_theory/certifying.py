@@ -4,15 +4,27 @@ JAX is imported when the command runs, so that ``--help`` answers at once.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from moe_theory.errors import InputError
+from moe_theory.errors import InputError, MoeTheoryError
+from moe_theory.study.foreseeing import foresee
+from moe_theory.study.store import Store
+from moe_theory.theory.claims import CLAIMS, GROUPS
+
+MANY = {**{name: GROUPS[name] for name in ("singles", "tables")}, "all": tuple(CLAIMS)}
+"""Names for the problems of many claims."""
+DEFAULT_RESULTS = Path("results")
 
 Model = Annotated[
-    str | None, typer.Argument(help="An adapter (lora, replora, dora, doran, dial, hora, ...) or a claim's id.")
+    str | None,
+    typer.Argument(
+        help="An adapter (lora, replora, dora, doran, dial, hora, ...) or a claim's id; or `singles`, `tables` or "
+        "`all`: what the store lacks of the problems of many claims."
+    ),
 ]
 Gate = Annotated[str | None, typer.Option(help="attention, gaussian or density.")]
 Activation = Annotated[str | None, typer.Option(help="Of generated factors: identity, tanh or sigmoid.")]
@@ -38,10 +50,12 @@ Atlas = Annotated[bool, typer.Option("--atlas", help="Certify every adapter, gat
 Results = Annotated[
     Path | None,
     typer.Option(
-        help="Folder of stored results: keep the answer there for verdicts (implies --modulus); cells of the atlas."
+        help="Folder of stored results: keep answers there for verdicts (implies --modulus); cells of the atlas."
     ),
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="Of the atlas: processes; default one per processor.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Of the atlas, or of many claims: processes; default one per processor.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -72,19 +86,22 @@ def certify(
     Example: moe-theory certify lora --rank 2 --gate gaussian
     """
     if atlas:
-        _atlas(model, figures or Path("figures"), results or Path("results"), workers)
+        _atlas(model, figures or Path("figures"), results or DEFAULT_RESULTS, workers)
         return
     if model is None:
         raise InputError("name a model: an adapter (lora, replora, ...) or a claim's id; or ask for --atlas")
-    from moe_theory.precision import enable_x64
-    from moe_theory.study.identification import certified
-    from moe_theory.study.store import Store
-
-    enable_x64()
     settings = given(
         rank=rank, dimension=dimension, k_true=k_true, gate=gate, activation=activation, magnitudes=magnitudes,
         tau=None if tau is None else _tau(tau), eta=eta, heads=heads, anchored=anchored, problem_seed=problem_seed,
     )  # fmt: skip
+    if model in MANY:
+        settings |= given(figures=figures, truths=truths or None, towards=towards)
+        _claims(model, settings, results or DEFAULT_RESULTS, workers, as_json)
+        return
+    from moe_theory.precision import enable_x64
+    from moe_theory.study.identification import certified
+
+    enable_x64()
     store = None if results is None else Store(results)
     with_modulus = modulus or figures is not None or store is not None
     answer = certified(model, settings, figures, with_modulus, store, truths, towards)
@@ -109,6 +126,25 @@ def _atlas(model: str | None, figures: Path, results: Path, workers: int | None)
     typer.echo(atlas_table(made))
     for path in atlas_figure(made, figures / "identifiability-atlas", lasting(provenance())):
         typer.echo(path)
+
+
+def _claims(group: str, settings: Mapping[str, Any], results: Path, workers: int | None, as_json: bool) -> None:
+    """Certify what the store lacks of a group of claims, and keep the answers there.
+
+    Raises:
+        InputError: for settings, which a group has not.
+        MoeTheoryError: at the end, where some could not be certified.
+    """
+    if settings:
+        option = next(iter(settings)).replace("_", "-")
+        raise InputError(f"{group} certifies claims at their own problems: leave out --{option}, or name one claim")
+    store = Store(results)
+    found = foresee([CLAIMS[name] for name in MANY[group]], store, workers)
+    certified = [each.claim for each in found if not each.trouble]
+    told = f"{len(certified)} problems certified, their answers kept in {store.root} for `moe-theory verdict`"
+    typer.echo(json.dumps({"certified": certified, "results": str(store.root)}) if as_json else told)
+    if failed := [f"{each.claim}: {each.trouble}" for each in found if each.trouble]:
+        raise MoeTheoryError("\n".join(["not certified:", *failed]))
 
 
 def _tau(text: str) -> float | str:

@@ -18,11 +18,12 @@ import pandas as pd
 import typer
 
 from moe_theory.asking import Asked, Smoke, asks_for_sweeps, check_judgeable
-from moe_theory.certifying import certify
+from moe_theory.certifying import DEFAULT_RESULTS, certify
 from moe_theory.compiled import keep_compiled
 from moe_theory.errors import InputError, MoeTheoryError, StoreError
 from moe_theory.study.comparing import compare, comparison_json, comparison_table
 from moe_theory.study.drawing import draw_claims, draw_headline
+from moe_theory.study.foreseeing import foresee
 from moe_theory.study.report import Report, predicted_words, report
 from moe_theory.study.spec import SweepSpec, revise
 from moe_theory.study.store import Store
@@ -65,7 +66,6 @@ Eps = Annotated[
     typer.Option("--eps", help="Error whose sample size is wanted; may be repeated. Default: powers of ten in range."),
 ]
 
-DEFAULT_RESULTS = Path("results")
 DEFAULT_FIGURES = Path("figures")
 
 
@@ -192,13 +192,16 @@ def reproduce(
     figures: Figures = DEFAULT_FIGURES,
     workers: Workers = None,
 ) -> None:
-    """Run the headline claims, print their verdicts and draw the figures."""
+    """Run the headline claims, certify their models, print the verdicts and draw the figures."""
     store = Store(results)
     store.check_writable()
     asked = Asked(smoke, None, None, 0, None, {})
     sweeps = [(claim, asked.sweep(claim)) for claim in map(claim_named, HEADLINE)]
     computed = run_claims(sweeps, store, workers)
     judged = [(report(claim, sweep, rows), rows) for (claim, sweep), rows in zip(sweeps, computed, strict=True)]
+    for each in [] if smoke else foresee([claim for claim, _ in sweeps], store, workers):
+        if each.trouble:
+            typer.echo(f"not certified: {each.claim}: {each.trouble}", err=True)
     _print_reports(judged, [], store, False)
     _print_paths(draw_headline(judged, figures, _bounds(judged, store)), False)
     _demand_certified([made for made, _ in judged])

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from moe_theory import cli
+from moe_theory import certifying, cli
 from moe_theory.errors import MoeTheoryError
 from moe_theory.study import planner
 from moe_theory.study import sweep as sweeps
+from moe_theory.study.foreseeing import Foreseen
 from moe_theory.study.store import Store, load_results
 from moe_theory.study.sweep import sweep_of
-from moe_theory.theory.claims import CLAIMS, HALF, HEADLINE, claim_named
+from moe_theory.theory.claims import CLAIMS, GROUPS, HALF, HEADLINE, claim_named
 from moe_theory.theory.comparisons import COMPARISONS
 from tests.synthetic import stored_rows, synthetic_rows
 
@@ -267,12 +268,29 @@ def test_a_run_that_is_not_certified_has_status_3_and_prints_everything(command,
 def test_reproduce_draws_everything_before_it_tells_what_is_not_certified(command, monkeypatch, tmp_path):
     drawn = []
     monkeypatch.setattr(cli, "run_claims", uncertified)
+    monkeypatch.setattr(cli, "foresee", lambda claims, *_: [Foreseen(claim.id, "no memory") for claim in claims[:1]])
     monkeypatch.setattr(cli, "draw_headline", lambda judged, folder, _: drawn.extend(judged) or [folder / "a.png"])
     status, out, err = command("reproduce")
     assert status == 3
     assert [made.claim.id for made, _ in drawn] == list(HEADLINE)
     assert out.endswith("a.png\n")
     assert "not so: lora-exact (75.0 %), lora-over (75.0 %)" in err
+    assert f"not certified: {HEADLINE[0]}: no memory" in err
+
+
+def test_the_problems_of_many_claims_are_certified_by_one_command(command, monkeypatch):
+    asked = []
+
+    def foresee(claims, *_):
+        asked.extend(claims)
+        return [Foreseen(claims[0].id, ""), Foreseen("lora-over", "no memory")]
+
+    monkeypatch.setattr(certifying, "foresee", foresee)
+    status, out, err = command("certify", "singles")
+    assert status == 1
+    assert [claim.id for claim in asked] == list(GROUPS["singles"])
+    assert "1 problems certified" in out
+    assert "lora-over: no memory" in err
 
 
 @pytest.mark.parametrize("name", ["run", "reproduce"])
@@ -302,6 +320,7 @@ def test_bad_settings_of_the_other_commands_are_refused(command):
         (("certify",), "name a model: an adapter"),
         (("certify", "lora", "--atlas"), "the atlas covers every model: leave out 'lora'"),
         (("certify", "lora", "--rank", 9), "rank must be between 1 and dimension = 4"),
+        (("certify", "all", "--rank", 2), "all certifies claims at their own problems: leave out --rank"),
         (("certify", "dora", "--tau", "small"), "--tau must be 0, a positive number or 'free'"),
     ):
         status, _, err = command(*arguments)

@@ -5,10 +5,9 @@ own as soon as it is known, so that an interrupted atlas goes on where it stoppe
 """
 
 import json
-import multiprocessing
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,9 +16,9 @@ import pandas as pd
 
 from moe_theory.errors import InputError, StoreError, portable_errors
 from moe_theory.study.figures import write_whole
+from moe_theory.study.processes import as_finished
 from moe_theory.study.progress import Progress
 from moe_theory.study.spec import ProblemSpec, specification_hash, specify
-from moe_theory.study.sweep import default_workers
 from moe_theory.study.tables import aligned
 
 ATLAS_REVISION = 3
@@ -108,25 +107,15 @@ def make_atlas(folder: Path, workers: int | None = None, where: Sequence[Place] 
 
     Raises:
         StoreError: a cell cannot be written or read.
+        MoeTheoryError: a worker died.
     """
     wanted = places() if where is None else list(where)
     missing = [place for place in wanted if not _file(folder, place).is_file()]
     if missing:
         with Progress(len(missing), "atlas") as progress:
-            for place in _certified(missing, folder, workers or default_workers()):
+            for place in as_finished(partial(_keep, folder), missing, workers):
                 progress.advance(1, f"{SYSTEMS[place.system].name}, {place.gate}, rank {place.rank}")
     return pd.DataFrame([_read(_file(folder, place)) for place in wanted])
-
-
-def _certified(missing: list[Place], folder: Path, workers: int) -> Iterator[Place]:
-    if workers == 1 or len(missing) == 1:
-        for place in missing:
-            yield _keep(folder, place)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(missing)), mp_context=context) as pool:
-        for done in as_completed([pool.submit(_keep, folder, place) for place in missing]):
-            yield done.result()
 
 
 def _file(folder: Path, place: Place) -> Path:

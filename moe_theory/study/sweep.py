@@ -1,19 +1,18 @@
 """Run claims: compute what the store lacks, in several processes, and read back what was asked for."""
 
 import multiprocessing
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from queue import Empty
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from moe_theory.errors import MoeTheoryError, portable_errors
+from moe_theory.errors import portable_errors
 from moe_theory.study.adapted_spec import AdaptedSweepSpec
 from moe_theory.study.density_spec import DensitySweepSpec
+from moe_theory.study.processes import dead_workers_are_told, default_workers
 from moe_theory.study.progress import Progress
 from moe_theory.study.spec import SweepSpec, parse_sizes, problem_hash, revise
 from moe_theory.study.store import CellKey, Store
@@ -94,11 +93,6 @@ def rows_of(claim: Claim, sweep: SweepSpec, store: Store) -> pd.DataFrame:
     return frame.loc[frame["replication"] < sweep.replications].reset_index(drop=True)
 
 
-def default_workers() -> int:
-    """Processes to start: one per processor, but one alone where an accelerator would be shared."""
-    return 1 if os.environ.get("JAX_PLATFORMS", "cpu") != "cpu" else max(1, os.cpu_count() or 1)
-
-
 def _in_cells(gaps: Sequence[Cell]) -> list[Cell]:
     pieces = []
     for n, first, count in gaps:
@@ -152,20 +146,14 @@ class Shared(NamedTuple):
 
 
 def _share_out(tasks: list[Task], root: Path, workers: int, context: Any, shared: Shared, progress: Progress) -> None:
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with dead_workers_are_told(), ProcessPoolExecutor(workers, mp_context=context) as pool:
         jobs = [pool.submit(_work, tasks, root, shared) for _ in range(workers)]
-        try:
-            while not all(job.done() for job in jobs):
-                _drain(shared.messages, progress)
-            for job in as_completed(jobs):
-                job.result()
-            while _drain(shared.messages, progress):
-                pass
-        except BrokenProcessPool as error:
-            raise MoeTheoryError(
-                "a worker process died, perhaps for lack of memory: run again with fewer --workers; the cells "
-                "finished so far are kept"
-            ) from error
+        while not all(job.done() for job in jobs):
+            _drain(shared.messages, progress)
+        for job in as_completed(jobs):
+            job.result()
+        while _drain(shared.messages, progress):
+            pass
 
 
 def _drain(queue: Any, progress: Progress) -> bool:

@@ -1,6 +1,7 @@
 """Sweeps: gaps become cells, what is stored is not computed again, every claim has a valid smoke sweep."""
 
 import threading
+from concurrent.futures.process import BrokenProcessPool
 from queue import Queue
 
 import pytest
@@ -9,7 +10,7 @@ from moe_theory.errors import InputError, MoeTheoryError, StoreError
 from moe_theory.study import sweep as module
 from moe_theory.study.spec import problem_hash
 from moe_theory.study.store import CellKey, Store
-from moe_theory.study.sweep import CELL, SMOKE, default_workers, rows_of, run_claims, smoke_of, sweep_of
+from moe_theory.study.sweep import CELL, SMOKE, rows_of, run_claims, smoke_of, sweep_of
 from moe_theory.theory.claims import CLAIMS, claim_named
 
 CLAIM = claim_named("replora-linear-exact")
@@ -134,13 +135,6 @@ def test_settings_out_of_range_are_told():
     assert "block" in str(told.value)
 
 
-def test_an_accelerator_is_not_shared(monkeypatch):
-    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
-    assert default_workers() == 1
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    assert default_workers() >= 1
-
-
 def test_workers_begin_with_different_claims_and_then_help_each_other():
     shared = module.Shared(threading.Lock(), [], [Queue(), Queue()], Queue())
     for index in (0, 1):
@@ -168,7 +162,7 @@ def test_a_dead_worker_is_told(tmp_path, monkeypatch):
             from concurrent.futures import Future
 
             future = Future()
-            future.set_exception(module.BrokenProcessPool("killed"))
+            future.set_exception(BrokenProcessPool("killed"))
             return future
 
     monkeypatch.setattr(module, "ProcessPoolExecutor", Dead)
