@@ -219,6 +219,8 @@ class Settings(NamedTuple):
     starts: int
     seed: int
     method: str
+    only_em: bool = False
+    """Whether EM's end is the end: there is no minimum to certify."""
 
     def check(self, k: int) -> None:
         """Raise InputError for what is out of range."""
@@ -251,18 +253,29 @@ def _fit(model: GaussianGated | SoftmaxGated, raw: Points, k: int, settings: Set
     if isinstance(model, GaussianGated):
         points = points._replace(mass=jnp.asarray(n))
     space = _space(model, points, settings)
-    ends = _ends(MixtureKind(model, min(1, k - 1)), space, points, k, settings)
+    lacking = _points_lacking(model, points)
+    ends = _ends(MixtureKind(model, min(1, k - 1)), space, points, k, settings._replace(only_em=lacking > 0))
     rows = [np.asarray(end.state.z).reshape(k, -1) for end in ends]
-    sound = [bool(e.certificate.passed) and not _degenerate(model, space, r) for e, r in zip(ends, rows, strict=True)]
+    sound = [
+        bool(end.certificate.passed) and not lacking and not _degenerate(model, space, row)
+        for end, row in zip(ends, rows, strict=True)
+    ]
     level = np.array([float(end.certificate.excess) for end in ends])
     level = np.where(np.isfinite(level), level, np.inf)
     best = int(np.argmin(np.where(sound, level, np.inf))) if any(sound) else int(np.argmin(level))
     measure = scaling.restored(model.measure(jnp.asarray(rows[best])))
     own = jax.tree.map(np.asarray, ends[best].certificate)
-    reason = explain(own) if sound[best] or not _degenerate(model, space, rows[best]) else (
-        "degenerate: a variance is at its floor, where the likelihood grows only because it may shrink; use fewer "
-        "atoms, a larger deviation_floor, or look for repeated points"
-    )  # fmt: skip
+    reason = explain(own)
+    if lacking:
+        reason = (
+            f"degenerate: a line through so few points in so many dimensions leaves no variance, whatever k is; give "
+            f"{lacking} more distinct points, or fewer columns"
+        )
+    elif not sound[best] and _degenerate(model, space, rows[best]):
+        reason = (
+            "degenerate: a variance is at its floor, where the likelihood grows only because it may shrink; use fewer "
+            "atoms, a larger deviation_floor, or look for repeated points"
+        )
     errors = _standard_errors(model, scaling, points, space, rows[best]) if sound[best] else None
     return DensityFit(
         model, measure, sound[best], reason, own, _log_likelihood(model, measure, raw), n,
@@ -279,11 +292,11 @@ def _ends(kind: MixtureKind, space: MixtureSpace, points: Points, k: int, settin
     ceiling = jnp.asarray(_one_atom(kind.model, space, points))
     swept = [0] * len(begun)
     done: dict[int, End] = {}
-    if settings.method == "em":
+    if settings.method == "em" or settings.only_em:
         for place, z in enumerate(begun):
             end = certified_em(kind, space, points, jnp.asarray(z).reshape(k, -1), ceiling)
             swept[place], begun[place] = end.sweeps, np.asarray(end.state.z)
-            if not end.crawls:
+            if settings.only_em or not end.crawls:
                 done[place] = End(end.state, end.certificate, "em", end.sweeps)
     left = [place for place in range(len(begun)) if place not in done]
     if left:
@@ -293,6 +306,12 @@ def _ends(kind: MixtureKind, space: MixtureSpace, points: Points, k: int, settin
             certificate = _checked(kind, space, points, end.state, ceiling)
             done[place] = End(end.state, certificate, "trust-region", swept[place])
     return [done[place] for place in range(len(begun))]
+
+
+def _points_lacking(model: AbstractDensity, points: Points) -> int:
+    """How many distinct points short of d + d_out + 1 the data are: up to d + d_out of them have a singular covariance,
+    so that every atom's Gamma or nu is singular, whatever the weights."""
+    return max(0, model.dimension + model.outputs + 1 - int(np.sum(np.asarray(points.weight) > 0)))
 
 
 def _log_likelihood(model: AbstractDensity, measure: MixingMeasure, raw: Points) -> float:

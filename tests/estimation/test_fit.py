@@ -82,6 +82,19 @@ def test_a_huge_outlier_does_not_spoil_the_others():
     np.testing.assert_allclose(slopes, [-0.01, 0.02], atol=0.004)
 
 
+@pytest.mark.parametrize("fit", [fit_gaussian_gated, fit_softmax_gated])
+def test_a_line_through_too_few_points_is_degenerate(fit):
+    """Four points in three dimensions of (x, y) are the least that leave a variance."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((4, 2)), rng.standard_normal(4)
+    found = fit(np.repeat(x[:3], 5, axis=0), np.repeat(y[:3], 5), 1, starts=1)
+    assert not found.certified
+    assert "give 1 more distinct points" in found.reason
+    assert found.standard_errors is None
+    np.testing.assert_allclose(found.predict(x[:3])[:, 0], y[:3], atol=0.02)
+    assert fit(x, y, 1, starts=1).certified
+
+
 @pytest.mark.slow
 def test_repeated_points_are_recognised_as_degenerate():
     """Forty copies of one point, on which a variance can shrink for ever."""
