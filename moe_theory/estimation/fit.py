@@ -27,6 +27,7 @@ from scipy.special import softmax
 from moe_theory.errors import InputError
 from moe_theory.estimation.certificate import ACTIVE_SLACK, SPREAD, Certificate, certify, explain
 from moe_theory.estimation.certified_em import certified_em
+from moe_theory.estimation.degenerate import degeneracy, points_lacking
 from moe_theory.estimation.em import em
 from moe_theory.estimation.likelihood import Points, objective, second_order
 from moe_theory.estimation.mixture import MixtureKind, MixtureSpace, slacks
@@ -253,29 +254,17 @@ def _fit(model: GaussianGated | SoftmaxGated, raw: Points, k: int, settings: Set
     if isinstance(model, GaussianGated):
         points = points._replace(mass=jnp.asarray(n))
     space = _space(model, points, settings)
-    lacking = _points_lacking(model, points)
+    lacking = points_lacking(model, points)
     ends = _ends(MixtureKind(model, min(1, k - 1)), space, points, k, settings._replace(only_em=lacking > 0))
     rows = [np.asarray(end.state.z).reshape(k, -1) for end in ends]
-    sound = [
-        bool(end.certificate.passed) and not lacking and not _degenerate(model, space, row)
-        for end, row in zip(ends, rows, strict=True)
-    ]
+    troubles = [degeneracy(model, space, row, lacking) for row in rows]
+    sound = [bool(end.certificate.passed) and not trouble for end, trouble in zip(ends, troubles, strict=True)]
     level = np.array([float(end.certificate.excess) for end in ends])
     level = np.where(np.isfinite(level), level, np.inf)
     best = int(np.argmin(np.where(sound, level, np.inf))) if any(sound) else int(np.argmin(level))
     measure = scaling.restored(model.measure(jnp.asarray(rows[best])))
     own = jax.tree.map(np.asarray, ends[best].certificate)
-    reason = explain(own)
-    if lacking:
-        reason = (
-            f"degenerate: a line through so few points in so many dimensions leaves no variance, whatever k is; give "
-            f"{lacking} more distinct points, or fewer columns"
-        )
-    elif not sound[best] and _degenerate(model, space, rows[best]):
-        reason = (
-            "degenerate: a variance is at its floor, where the likelihood grows only because it may shrink; use fewer "
-            "atoms, a larger deviation_floor, or look for repeated points"
-        )
+    reason = troubles[best] or explain(own)
     errors = _standard_errors(model, scaling, points, space, rows[best]) if sound[best] else None
     return DensityFit(
         model, measure, sound[best], reason, own, _log_likelihood(model, measure, raw), n,
@@ -306,12 +295,6 @@ def _ends(kind: MixtureKind, space: MixtureSpace, points: Points, k: int, settin
             certificate = _checked(kind, space, points, end.state, ceiling)
             done[place] = End(end.state, certificate, "trust-region", swept[place])
     return [done[place] for place in range(len(begun))]
-
-
-def _points_lacking(model: AbstractDensity, points: Points) -> int:
-    """How many distinct points short of d + d_out + 1 the data are: up to d + d_out of them have a singular covariance,
-    so that every atom's Gamma or nu is singular, whatever the weights."""
-    return max(0, model.dimension + model.outputs + 1 - int(np.sum(np.asarray(points.weight) > 0)))
 
 
 def _log_likelihood(model: AbstractDensity, measure: MixingMeasure, raw: Points) -> float:
@@ -359,20 +342,6 @@ def _space(model: GaussianGated | SoftmaxGated, points: Points, settings: Settin
         nodes = x[order[np.linspace(0, len(x) - 1, NODES).astype(int)]]
     parts = (np.asarray(settings.weight_floor), low, high, cap, floor, scale, nodes)
     return MixtureSpace(*(jnp.asarray(part, jnp.float64) for part in parts))
-
-
-def _degenerate(model: GaussianGated | SoftmaxGated, space: MixtureSpace, rows: np.ndarray) -> bool:
-    """Whether a variance is within a tenth of its floor."""
-    atoms = model.measure(jnp.asarray(rows)).atoms
-    d, floor = model.dimension, np.asarray(space.floor)
-    blocks = [(np.asarray(atoms.noise), floor[d:])]
-    if isinstance(model, GaussianGated):
-        blocks.append((np.asarray(atoms.spread), floor[:d]))
-    return any(
-        float(np.linalg.eigvalsh(matrix / np.sqrt(np.outer(least, least)))[0]) < 1.1
-        for covariances, least in blocks
-        for matrix in covariances
-    )
 
 
 def _standard_errors(

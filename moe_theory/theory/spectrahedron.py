@@ -19,7 +19,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy.linalg import eigh
 
-ITERATIONS = 120
+ITERATIONS = 2000
+"""At most. Ten to twenty do where a minimum is regular; where S is to lose rank the last ones may take hundreds, and a
+search that is cut short goes on with more columns, which cost more and help less."""
 LENGTHS = (1.0, 3.0)
 """Multiples of a Newton step that are tried: where a zero is attained ||q||^2 is a quartic, whose minimum is three
 Newton steps away."""
