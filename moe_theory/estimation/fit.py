@@ -220,8 +220,6 @@ class Settings(NamedTuple):
     starts: int
     seed: int
     method: str
-    only_em: bool = False
-    """Whether EM's end is the end: there is no minimum to certify."""
 
     def check(self, k: int) -> None:
         """Raise InputError for what is out of range."""
@@ -255,7 +253,7 @@ def _fit(model: GaussianGated | SoftmaxGated, raw: Points, k: int, settings: Set
         points = points._replace(mass=jnp.asarray(n))
     space = _space(model, points, settings)
     lacking = points_lacking(model, points)
-    ends = _ends(MixtureKind(model, min(1, k - 1)), space, points, k, settings._replace(only_em=lacking > 0))
+    ends = _ends(MixtureKind(model, min(1, k - 1)), space, points, k, settings, lacking > 0)
     rows = [np.asarray(end.state.z).reshape(k, -1) for end in ends]
     troubles = [degeneracy(model, space, row, lacking) for row in rows]
     sound = [bool(end.certificate.passed) and not trouble for end, trouble in zip(ends, troubles, strict=True)]
@@ -274,18 +272,20 @@ def _fit(model: GaussianGated | SoftmaxGated, raw: Points, k: int, settings: Set
     )  # fmt: skip
 
 
-def _ends(kind: MixtureKind, space: MixtureSpace, points: Points, k: int, settings: Settings) -> list[End]:
-    """The ends of all starts, which come from the data alone."""
+def _ends(
+    kind: MixtureKind, space: MixtureSpace, points: Points, k: int, settings: Settings, only_em: bool
+) -> list[End]:
+    """The ends of all starts, which come from the data alone; EM's where there is no minimum to go on to."""
     maker = MixtureStartMaker(kind.model, space, k, None, MixturePlan((), untied=settings.starts, near=0))
     begun = [z for z in maker.make(max(int(points.size), 1), settings.seed, 0, points).z]
     ceiling = jnp.asarray(_one_atom(kind.model, space, points))
     swept = [0] * len(begun)
     done: dict[int, End] = {}
-    if settings.method == "em" or settings.only_em:
+    if settings.method == "em" or only_em:
         for place, z in enumerate(begun):
             end = certified_em(kind, space, points, jnp.asarray(z).reshape(k, -1), ceiling)
             swept[place], begun[place] = end.sweeps, np.asarray(end.state.z)
-            if settings.only_em or not end.crawls:
+            if only_em or not end.crawls:
                 done[place] = End(end.state, end.certificate, "em", end.sweeps)
     left = [place for place in range(len(begun)) if place not in done]
     if left:
