@@ -18,10 +18,9 @@ class AdaptedProblemSpec(ProblemSpec):
         spread: whether Gamma is 'known', the identity, or 'free', one per atom (joint only).
     """
 
-    fewest_points: ClassVar[int] = 32
     dimension: Annotated[int, Field(ge=1)] = 2
     gate: Literal["attention", "gaussian", "density"] = "density"
-    support: int = fewest_points
+    support: int = 32
     anchored: bool = False
     density: Literal["joint", "conditional"] = "joint"
     estimator: Literal["likelihood", "least-squares"] = "likelihood"

@@ -13,7 +13,7 @@ from moe_theory.study.adapted_spec import AdaptedProblemSpec
 from moe_theory.study.moduli import modulus_figure, modulus_of
 from moe_theory.study.problem import Setup, build, drawn_truth
 from moe_theory.study.report import predicted_words
-from moe_theory.study.spec import ADAPTERS, ProblemSpec, enough_points, specify
+from moe_theory.study.spec import ADAPTERS, ProblemSpec, free_parameters, specify
 from moe_theory.study.store import Store
 from moe_theory.study.witnesses import TOGETHER, keep
 from moe_theory.theory.adapted_families import adapted_mixture
@@ -322,7 +322,10 @@ def problem_of(model: str, changes: Mapping[str, Any]) -> ProblemSpec:
     settings = {**claim.problem, **changes}
     k_fit = settings.get("k_true", ProblemSpec().k_true) + 1
     kind = AdaptedProblemSpec if claim.kind == "adapted-density" else ProblemSpec
-    support = enough_points({**kind().model_dump(), **settings, "k_fit": k_fit}, kind.fewest_points)
+    default = kind()
+    size = (settings.get("dimension", default.dimension), settings.get("rank", default.rank), k_fit)
+    least = free_parameters(*size, settings["adapter"], settings.get("heads", 1))
+    support = max(default.support, 2 ** int(np.ceil(np.log2(max(1, least)))))
     return specify(kind, {"support": support, **settings, "k_fit": k_fit})
 
 

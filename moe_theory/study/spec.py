@@ -25,7 +25,7 @@ from moe_theory.errors import InputError
 LARGEST_SIZE = 10**15
 """Largest sample size: the exact sampler's counts are exact in float64 up to about 2^53."""
 
-RESULTS_REVISION, DENSITY_REVISION = 8, 6
+RESULTS_REVISION, DENSITY_REVISION = 7, 6
 """Of regression and of densities, raised by hand whenever a change of the code changes what a stored row says."""
 
 _MOST_SIZES = 1000
@@ -122,24 +122,6 @@ def free_parameters(dimension: int, rank: int, atoms: int, adapter: str, heads: 
     return atoms * (1 + 2 * rank * dimension * projections) * (1 if adapter in EMBEDDED else heads)
 
 
-def enough_points(known: Mapping[str, Any], fewest: int) -> int:
-    """Points of a finite support that identify a fit: the power of two from ``fewest`` on that has one per parameter.
-
-    Args:
-        known: settings of a problem, those that `free_parameters` needs among them.
-        fewest: a power of two. Margins at 256, 512 and 1024 points differ by a tenth at most (docs/theory.md);
-            an iteration with 256 takes two thirds to three quarters of the time of one with 512.
-    """
-    return max(fewest, 1 << (_free_parameters_of(known) - 1).bit_length())
-
-
-_COUNTED = {"dimension", "rank", "k_fit", "adapter", "heads"}
-
-
-def _free_parameters_of(known: Mapping[str, Any]) -> int:
-    return free_parameters(known["dimension"], known["rank"], known["k_fit"], known["adapter"], known["heads"])
-
-
 class Specification(BaseModel):
     """Immutable, complete, and closed: a misspelt setting is an error, not a silent default."""
 
@@ -163,8 +145,7 @@ class ProblemSpec(Specification):
         eta: of the dial: share of the query's update in the value's, 0 <= eta < 1.
         heads: attention heads with pre-trained matrices of their own; 'hora' and 'hora-heads' share their atoms.
         anchored: whether one frozen atom (Delta = 0, c = 0) anchors the softmax.
-        support: M, number of points of the inputs' finite support; by default `enough_points` from
-            ``fewest_points`` on.
+        support: M, number of points of the inputs' finite support.
         input_law: law that the support points are mapped to.
         problem_seed: draws truth, pre-trained matrices and support.
         radius: R, bound on the Frobenius norm of each adapted Delta.
@@ -172,7 +153,6 @@ class ProblemSpec(Specification):
         weight_cap: largest weight of a fitted atom, relative to the frozen atom's.
     """
 
-    fewest_points: ClassVar[int] = 256
     dimension: Annotated[int, Field(ge=1)] = 4
     rank: int = 1
     k_true: Annotated[int, Field(ge=1)] = 2
@@ -186,7 +166,7 @@ class ProblemSpec(Specification):
     eta: Annotated[Real, Field(ge=0, lt=1)] = 0.0
     heads: Annotated[int, Field(ge=1)] = 1
     anchored: bool = True
-    support: int = Field(default_factory=lambda known: enough_points(known, ProblemSpec.fewest_points))
+    support: int = 512
     input_law: Literal["uniform", "gaussian"] = "uniform"
     problem_seed: Seed = 1
     radius: Positive = 3.0
@@ -234,8 +214,12 @@ class ProblemSpec(Specification):
     @field_validator("support")
     @classmethod
     def _support_is_rich(cls, support: int, info: _Info) -> int:
-        if info.data.keys() >= _COUNTED and support < (least := _free_parameters_of(info.data)):
-            raise ValueError(f"support must be at least {least}, one point per free parameter of the fit")
+        known = info.data
+        if {"dimension", "rank", "k_fit", "adapter"} <= known.keys():
+            size = (known["dimension"], known["rank"], known["k_fit"], known["adapter"], known.get("heads", 1))
+            least = free_parameters(*size)
+            if support < least:
+                raise ValueError(f"support must be at least {least}, one point per free parameter of the fit")
         return support
 
     @field_validator("weight_floor")
@@ -301,7 +285,7 @@ def problem_hash(sweep: SweepSpec) -> str:
     )
 
 
-CERTIFY_REVISION = 5
+CERTIFY_REVISION = 4
 """Raised by hand whenever a change of the code changes what certify finds."""
 
 
@@ -330,8 +314,7 @@ def specify(kind: type[SpecificationT], settings: Mapping[str, Any]) -> Specific
         return kind.model_validate(dict(settings))
     except ValidationError as error:
         details = error.errors(include_url=False)
-        given = [detail for detail in details if detail["type"] != "default_factory_not_called"]
-        raise InputError("\n".join(_explain(kind, detail) for detail in given)) from None
+        raise InputError("\n".join(_explain(kind, detail) for detail in details)) from None
 
 
 def revise(specification: SpecificationT, **changes: Any) -> SpecificationT:

@@ -180,8 +180,6 @@ HEADS = (1, 2, 4, 8)
 SERIES_SWEEP = MappingProxyType({**TABLE_SWEEP, "sizes": "1e7:1e13:4", "starts": "near"})
 """Of the series over heads: from a size on at which LoRA with 8 heads (272 parameters) is near its law; starts next to
 the truth, because those far from it would cost hours; a small block, because all its lanes wait for the last."""
-SERIES_POINTS = 512
-"""M of the series, the same for every H: the least power of two that identifies LoRA with 8 heads."""
 
 
 def _series_claims() -> Iterator[Claim]:
@@ -196,11 +194,10 @@ def _series_claims() -> Iterator[Claim]:
             sweep=SERIES_SWEEP,
             adapter="lora",
             heads=heads,
-            support=SERIES_POINTS,
         )
         yield _claim(
             f"hora-exact-h{heads}", f"HoRA tanh, {heads} heads", True, _ROOT, source=HORA, sweep=SERIES_SWEEP,
-            **{**_HORA, "heads": heads, "support": SERIES_POINTS},
+            **{**_HORA, "heads": heads},
         )  # fmt: skip
 
 
