@@ -103,8 +103,7 @@ def certify(
 
     enable_x64()
     store = None if results is None else Store(results)
-    with_modulus = modulus or figures is not None or store is not None
-    answer = certified(model, settings, figures, with_modulus, store, truths, towards)
+    answer = certified(model, settings, figures, modulus, store, truths, towards)
     typer.echo(json.dumps(answer.as_json(), allow_nan=False) if as_json else answer.as_text())
 
 

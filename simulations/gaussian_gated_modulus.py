@@ -8,7 +8,7 @@ python simulations/gaussian_gated_modulus.py [--claims ID ...] [--smoke] [--resu
 from common import options_parser, run
 
 import moe_theory
-from moe_theory.study.block_moduli import BlockModuli, block_moduli, moduli_figure
+from moe_theory.study.block_moduli import AMPLITUDES, DIRECTIONS, BlockModuli, block_moduli, moduli_figure
 from moe_theory.study.density_problem import build_density
 from moe_theory.study.density_spec import DensitySweepSpec
 from moe_theory.study.drawing import Drawn, lasting
@@ -23,8 +23,6 @@ CLAIMS = ("gaussian-gated-type1-k5", "gaussian-gated-type2-k5")
 SIZES = "1e9:1e15:4"
 REPLICATIONS = 16
 SEED = 0
-DIRECTIONS = ((0.0, 1.0), (1.0, 0.0), (0.7, 0.7), (0.7, -0.7))
-AMPLITUDES = (0.63, 0.5, 0.39, 0.3, 0.24, 0.19, 0.145, 0.11, 0.09)
 BLOCKS = ("center", "intercept", "spread", "noise", "slope")
 
 

@@ -6,7 +6,7 @@ fit is at a Hellinger distance of about h(n) = (p / (8 n))^(1/2), p parameters, 
 local exponent that replications should show, with no noise and no optimiser in it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,11 +19,17 @@ from matplotlib.figure import Figure
 
 from moe_theory.study.density_problem import DensitySetup
 from moe_theory.study.figures import save_figure, style
-from moe_theory.theory.density_modulus import density_modulus
-from moe_theory.theory.envelope import Modulus, envelope
+from moe_theory.theory.density_modulus import covariance_split, density_modulus, hellinger
+from moe_theory.theory.envelope import RANGE, Modulus, envelope
 from moe_theory.theory.mixture_losses import KINDS, block_losses
 from moe_theory.theory.summaries import ErrorCurve
 
+DIRECTIONS = ((0.0, 1.0), (1.0, 0.0), (0.7, 0.7), (0.7, -0.7))
+"""In which the two locations of an atom part, d = 1."""
+AMPLITUDES = (0.63, 0.5, 0.39, 0.3, 0.24, 0.19, 0.145, 0.11, 0.09)
+"""Of cells of three atoms that are drawn."""
+FARTHEST, SHRINK, MOST_AMPLITUDES = 0.63, 0.7, 24
+"""The first t of ``cell_moduli``, the ratio of one to the next, and how many there are at most."""
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00")
 MARKERS = ("o", "s", "^", "D", "v")
 
@@ -62,37 +68,74 @@ def block_moduli(
     amplitudes: Sequence[float],
     cells: Sequence[int] | None = None,
 ) -> BlockModuli:
-    """Envelopes over cells and directions.
+    """Envelopes over cells and directions, and over splits of the covariances alone.
 
     Args:
         setup: truth and grid.
         atoms: of a cell, 2 or 3.
         directions: of mu, in units of ``MixtureSpace.scale``.
-        amplitudes: see ``density_modulus``.
+        amplitudes: see ``density_modulus``; what follows the first below a distance of 10^-6 is left out.
         cells: true atoms to part; all by default.
     """
-    points = jax.tree.map(jnp.asarray, setup.points(1e15 * setup.grid.probability))
     kind = next(name for name, count in KINDS.items() if count == atoms)
-
-    @jax.jit
-    @jax.vmap
-    def errors(rows: jax.Array) -> dict[str, jax.Array]:
-        return block_losses(setup.model, setup.model.measure(rows), setup.truth, setup.metric).errors
-
+    errors = jax.jit(
+        lambda rows: block_losses(setup.model, setup.model.measure(rows), setup.truth, setup.metric).errors
+    )
     pairs: dict[str, list[tuple[float, float]]] = {}
-    count = len(setup.rows)
-    for cell in range(count) if cells is None else cells:
-        for direction in directions:
-            found = density_modulus(
-                setup.model, setup.space, setup.rows, points, cell, atoms, np.array(direction), amplitudes
-            )
-            usable = np.isfinite(found.distances)
-            for name, error in errors(jnp.asarray(found.rows[usable])).items():
-                if name.startswith(f"{kind}_"):
-                    reached = zip(found.distances[usable].tolist(), np.asarray(error).tolist(), strict=True)
-                    pairs.setdefault(name, []).extend(pair for pair in reached if pair[1] > 0.0)
-    parameters = (count + atoms - 1) * setup.model.row_size - 1
+    for splits in _splits(setup, atoms, directions, amplitudes, range(len(setup.rows)) if cells is None else cells):
+        for distance, rows in splits:
+            found = errors(jnp.asarray(rows)) if np.isfinite(distance) else {}
+            for name, error in found.items():
+                if name.split("_")[0] == kind and float(error) > 0.0:
+                    pairs.setdefault(name, []).append((distance, float(error)))
+            if distance < RANGE[0]:
+                break
+    parameters = (len(setup.rows) + atoms - 1) * setup.model.row_size - 1
     return BlockModuli({name: envelope(each) for name, each in pairs.items()}, parameters)
+
+
+def _splits(
+    setup: DensitySetup,
+    atoms: int,
+    directions: Sequence[tuple[float, ...]],
+    amplitudes: Sequence[float],
+    cells: Iterable[int],
+) -> Iterator[Iterator[tuple[float, np.ndarray]]]:
+    """(Hellinger distance, rows) by falling amplitude, one iterator per cell and direction."""
+    model, space, truth = setup.model, setup.space, setup.rows
+    points = jax.tree.map(jnp.asarray, setup.points(1e15 * setup.grid.probability))
+
+    def along(cell: int, direction: tuple[float, ...]) -> Iterator[tuple[float, np.ndarray]]:
+        for amplitude in amplitudes:
+            found = density_modulus(model, space, truth, points, cell, atoms, np.array(direction), [amplitude])
+            yield float(found.distances[0]), found.rows[0]
+
+    def in_covariances(cell: int, entry: int) -> Iterator[tuple[float, np.ndarray]]:
+        for amplitude in amplitudes:
+            rows = covariance_split(model, space, truth, cell, atoms, entry, amplitude)
+            yield float(hellinger(model, jnp.asarray(rows), jnp.asarray(truth), points)), rows
+
+    for cell in cells:
+        yield from (along(cell, direction) for direction in directions)
+        yield from (in_covariances(cell, entry) for entry in range(len(model.free)))
+
+
+def cell_moduli(setup: DensitySetup) -> dict[str, Modulus]:
+    """Envelopes of cells of two and of three atoms, by error: 'pair', 'pair_center', ..., 'triple', ....
+
+    All blocks of a cell together fall as the slowest of them in the end, which at these distances is not yet the
+    largest: 'pair' and 'triple' are the envelopes of that block.
+
+    Args:
+        setup: a density problem with d = 1.
+    """
+    amplitudes = FARTHEST * SHRINK ** np.arange(MOST_AMPLITUDES)
+    found: dict[str, Modulus] = {}
+    for kind, atoms in (("pair", 2), ("triple", 3)):
+        blocks = dict(block_moduli(setup, atoms, DIRECTIONS, amplitudes.tolist()).blocks)
+        blocks.pop(kind)
+        found |= {kind: min(blocks.values(), key=lambda each: each.slope), **blocks}
+    return found
 
 
 def moduli_figure(

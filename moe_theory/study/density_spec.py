@@ -4,7 +4,16 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from moe_theory.study.spec import DENSITY_REVISION, Positive, Real, Sizes, Specification, SweepSpec, parse_sizes
+from moe_theory.study.spec import (
+    DENSITY_REVISION,
+    Positive,
+    ProblemSpec,
+    Real,
+    Sizes,
+    Specification,
+    SweepSpec,
+    parse_sizes,
+)
 
 K_TRUE = {"type-1": 3, "type-2": 3, "published": 2}
 """Atoms of the truth by setting."""
@@ -63,6 +72,10 @@ class DensityProblemSpec(Specification):
         if weight_floor * k_fit >= 0.5:
             raise ValueError(f"weight_floor must be below 1/(2 k_fit) = 1/{2 * k_fit}, to leave the truth inside")
         return weight_floor
+
+
+AnyProblem = ProblemSpec | DensityProblemSpec
+"""What can be certified and swept."""
 
 
 class DensitySweepSpec(SweepSpec):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from moe_theory.errors import MoeTheoryError, portable_errors
 from moe_theory.study.processes import as_finished
 from moe_theory.study.progress import Progress
-from moe_theory.study.spec import ProblemSpec, truth_hash
+from moe_theory.study.spec import truth_hash
 from moe_theory.study.store import Store
 from moe_theory.study.sweep import sweep_of
 from moe_theory.study.witnesses import kept
@@ -28,10 +28,9 @@ class Foreseen(NamedTuple):
 
 
 def foresee(claims: Iterable[Claim], store: Store, workers: int | None = None) -> list[Foreseen]:
-    """Certify, with the modulus of continuity, what the store lacks, and keep every answer as it is found.
+    """Certify what the store lacks, with the modulus of continuity, and keep every answer as it is found.
 
-    Claims that differ only in what is fitted to one truth share an answer. Densities, whose modulus is not that of a
-    mean, are left out.
+    Claims that differ only in what is fitted to one truth share an answer. Low-rank densities have no modulus.
 
     Args:
         claims: whose own problems are certified.
@@ -48,7 +47,7 @@ def foresee(claims: Iterable[Claim], store: Store, workers: int | None = None) -
     missing: dict[str, str] = {}
     for claim in claims:
         problem = sweep_of(claim).problem
-        if type(problem) is ProblemSpec and kept(store, problem) is None:
+        if kept(store, problem) is None:
             missing.setdefault(truth_hash(problem), claim.id)
     if not missing:
         return []
@@ -71,7 +70,7 @@ def _foresee_one(root: Path, name: str) -> Foreseen:
 
     enable_x64()
     try:
-        certified(name, {}, with_modulus=True, store=Store(root))
+        certified(name, {}, store=Store(root))
     except (MoeTheoryError, AssertionError) as error:
         return Foreseen(name, str(error))
     finally:

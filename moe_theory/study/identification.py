@@ -8,32 +8,25 @@ from typing import Any
 import numpy as np
 
 from moe_theory.errors import InputError
-from moe_theory.study.adapted_problem import build_adapted
-from moe_theory.study.adapted_spec import AdaptedProblemSpec
+from moe_theory.study.block_moduli import cell_moduli
+from moe_theory.study.certify_problem import Subject, problem_of, subject_of
+from moe_theory.study.density_spec import AnyProblem
 from moe_theory.study.moduli import modulus_figure, modulus_of
-from moe_theory.study.problem import Setup, build, drawn_truth
+from moe_theory.study.problem import Setup, drawn_truth
 from moe_theory.study.report import predicted_words
-from moe_theory.study.spec import ADAPTERS, ProblemSpec, free_parameters, specify
+from moe_theory.study.spec import ProblemSpec
 from moe_theory.study.store import Store
 from moe_theory.study.witnesses import TOGETHER, keep
-from moe_theory.theory.adapted_families import adapted_mixture
-from moe_theory.theory.claims import CLAIMS
 from moe_theory.theory.envelope import Modulus
 from moe_theory.theory.frozen_cells import FrozenMargin
 from moe_theory.theory.identifiability import CellVerdict, Identifiability, identify
 from moe_theory.theory.laws import Prediction
-from moe_theory.theory.margins import RELATIVE_ZERO, Mixture
+from moe_theory.theory.margins import RELATIVE_ZERO
 from moe_theory.theory.modulus import modulus
 from moe_theory.theory.registered_families import mixture_of
 from moe_theory.theory.second_order import POSITIVE
 from moe_theory.theory.truths import Path, Spread, margins_of, path_towards
 from moe_theory.theory.visibility import Visibility
-
-DEFAULTS = {
-    "lora": "lora-over", "replora": "replora-linear-over", "dora": "dora-over", "doran": "doran-over",
-    "hora": "hora-over", "hora-heads": "hora-heads-over", "dial": "dial-eta-0.7",
-}  # fmt: skip
-"""The claim whose settings an adapter's name stands for."""
 
 DELTAS = np.array([1e-1, 1e-3, 1e-6])
 """Distances at which the text tells the modulus."""
@@ -57,6 +50,7 @@ class Certified:
         modulus_exact: of D_1 with the number of atoms known.
         spread: margins at random truths of the same model, where they were asked for.
         path: margins on the way to a truth where the model breaks down, where they were asked for.
+        blocks: moduli of a density, by the errors of cells of two and three atoms (``block_moduli``).
     """
 
     name: str
@@ -66,6 +60,7 @@ class Certified:
     modulus_exact: Modulus | None = None
     spread: Spread | None = None
     path: Path | None = None
+    blocks: Mapping[str, Modulus] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; keys as the command line promises them."""
@@ -105,6 +100,7 @@ class Certified:
             },
             "modulus": _modulus_json(self.modulus),
             "modulus_exact": _modulus_json(self.modulus_exact),
+            "block_moduli": {name: _modulus_json(each) for name, each in (self.blocks or {}).items()},
             "truths": None if self.spread is None else _spread_json(self.spread),
             "path": None if self.path is None else _path_json(self.path),
         }
@@ -133,6 +129,7 @@ class Certified:
             ),
             ("", f"all cells over-fitted at once: {_law_words(self.found.law_together)}"),
             *([] if self.modulus is None else [("modulus", _modulus_words(self.modulus))]),
+            *_blocks_lines(self.blocks or {}),
             *([] if self.spread is None else [("random truths", _spread_words(self.spread))]),
             *([] if self.path is None else [("nearby truths", _path_words(self.path))]),
             ("blame", blame_words(worst)),
@@ -166,6 +163,16 @@ def _modulus_words(found: Modulus) -> str:
         f"{float(loss):.2g} at delta = {delta:g}" for delta, loss in zip(DELTAS, found.at(DELTAS), strict=True)
     )
     return f"D_12 is at least {ends}: slope {found.slope:.2f}, that is n^{-0.5 * found.slope:.2f}"
+
+
+def _blocks_lines(blocks: Mapping[str, Modulus]) -> list[tuple[str, str]]:
+    """A line per kind of cell."""
+    lines = []
+    for kind in dict.fromkeys(name.split("_")[0] for name in blocks):
+        told = [f"{name.removeprefix(f'{kind}_')} n^{-0.5 * found.slope:.3f}" for name, found in blocks.items()
+                if name.startswith(f"{kind}_")]  # fmt: skip
+        lines.append((f"modulus, {kind}s", f"slowest block n^{-0.5 * blocks[kind].slope:.3f}; {', '.join(told)}"))
+    return lines
 
 
 MARGINS = {"first": "first-order", "any_atoms": "second-order", "two_atoms": "second-order for two atoms"}
@@ -269,8 +276,11 @@ def _together_words(found: Identifiability) -> str:
         shares = ", ".join(f"{100.0 * share:.0f} %" for share in together.shares)
         bounds = f"between {together.lower:.3g} and {together.value:.3g} for any numbers of atoms"
         return f"positive, {bounds}; minimiser by atom: {shares}"
-    if max(together.shares) == 1.0:
+    if max(together.shares) == 1.0 and not together.by_gauge:
         return f"{together.decision}, because that of {_place(found.cells[together.shares.index(1.0)])} is"
+    if max(together.shares) == 1.0:
+        gauge = "zero for every atom, and along motions of all that the softmax does not see"
+        return f"{gauge}; {_seen_words(together.visibility)}" if together.visibility is not None else gauge
     alone = f"{together.decision} ({together.value:.1g}) although that of every atom is positive"
     if together.by_gauge:
         alone += ", along motions of all atoms that the softmax does not see"
@@ -305,44 +315,6 @@ def _seen_words(seen: Visibility) -> str:
     return f"order {seen.even_order} (measured {seen.order:.2f}): split into {into}, {reach}"
 
 
-def problem_of(model: str, changes: Mapping[str, Any]) -> ProblemSpec:
-    """The problem that a model's name and options stand for.
-
-    Args:
-        model: an adapter (with the settings of its over-specified claim) or the id of a claim.
-        changes: settings that differ.
-
-    Raises:
-        InputError: for an unknown model, or settings that do not fit; the message says what to do.
-    """
-    claim = CLAIMS.get(model) or CLAIMS.get(DEFAULTS.get(model, ""))
-    if claim is None:
-        known = f"an adapter ({', '.join(ADAPTERS)}) or the id of a claim, see `moe-theory claims`"
-        raise InputError(f"unknown model {model!r}: give {known}")
-    settings = {**claim.problem, **changes}
-    k_fit = settings.get("k_true", ProblemSpec().k_true) + 1
-    kind = AdaptedProblemSpec if claim.kind == "adapted-density" else ProblemSpec
-    default = kind()
-    size = (settings.get("dimension", default.dimension), settings.get("rank", default.rank), k_fit)
-    least = free_parameters(*size, settings["adapter"], settings.get("heads", 1))
-    support = max(default.support, 2 ** int(np.ceil(np.log2(max(1, least)))))
-    return specify(kind, {"support": support, **settings, "k_fit": k_fit})
-
-
-def _mixture(problem: ProblemSpec, with_modulus: bool) -> tuple[Setup, Mixture]:
-    """The problem, and what its margins are taken of: a mean, or a density."""
-    if not isinstance(problem, AdaptedProblemSpec):
-        setup = build(problem)
-        return setup, mixture_of(setup.model, setup.truth, setup.design)
-    adapted = build_adapted(problem)
-    own = adapted.regression
-    if problem.estimator == "least-squares":
-        return own, mixture_of(own.model, own.truth, own.design)
-    if with_modulus:
-        raise InputError("the modulus is that of a mean: leave it out for a density")
-    return own, adapted_mixture(adapted.density, own.truth, adapted.grid)
-
-
 def certified(
     model: str,
     changes: Mapping[str, Any],
@@ -356,37 +328,58 @@ def certified(
 
     Args:
         model, changes: see ``problem_of``.
-        figures: folder for the figure of the modulus; None for no figure.
-        with_modulus: whether to bound the modulus of continuity.
+        figures: folder for the figure of the modulus, of a mean; None for no figure.
+        with_modulus: whether to bound the modulus of continuity; what is stored has it wherever there is one.
         store: where the answer is kept for verdicts; None for nowhere.
-        truths: random truths of the same model, at which margins are computed too.
+        truths: random truths of the same model, at which margins are computed too, of a mean.
         towards: a path to a truth where the model breaks down (``path_towards``), along which they are.
 
     Raises:
-        InputError: as ``problem_of``, or for the modulus of a density.
+        InputError: as ``problem_of``, or where what is asked for is not there of a density.
         StoreError: figure or answer cannot be written.
     """
     problem = problem_of(model, changes)
-    setup, mixture = _mixture(problem, with_modulus)
-    found = identify(mixture)
-    bounds = modulus_of(setup, mixture, found) if with_modulus else None
-    known = modulus(mixture, found.first, []) if with_modulus else None
+    subject = subject_of(problem)
+    mean = _mean_of(subject, figures, truths, with_modulus)
+    found = identify(subject.mixture)
+    wanted = with_modulus or figures is not None or store is not None
+    bounds = modulus_of(mean, subject.mixture, found) if wanted and mean is not None else None
+    known = modulus(subject.mixture, found.first, []) if wanted and mean is not None else None
+    blocks = cell_moduli(subject.density) if wanted and subject.density is not None else None
     if bounds is not None and figures is not None:
+        assert isinstance(problem, ProblemSpec)
         modulus_figure(model, bounds, problem.sigma, figures / f"modulus-{model}")
-    told = problem.model_dump(exclude_defaults=True, exclude={"k_fit", "support"})
-    settings = {"dimension": problem.dimension, "rank": problem.rank, "k_true": problem.k_true, "gate": problem.gate}
-    path = None if towards is None else path_towards(mixture, towards)
-    spread = _at_random(problem, setup, truths)
-    answer = Certified(model, {**settings, **told}, found, bounds, known, spread, path)
+    path = None if towards is None else path_towards(subject.mixture, towards)
+    spread = None if mean is None or not truths else _at_random(problem, mean, truths)
+    answer = Certified(model, _settings_of(problem), found, bounds, known, spread, path, blocks)
     if store is not None:
         keep(store, problem, answer.as_json())
     return answer
 
 
-def _at_random(problem: ProblemSpec, setup: Setup, count: int) -> Spread | None:
-    """Margins at random truths of the problem's size; none for none."""
+def _mean_of(subject: Subject, figures: pathlib.Path | None, truths: int, with_modulus: bool) -> Setup | None:
+    """The regression, if there is one; what only a mean has is refused to others."""
+    if subject.mean is None:
+        for asked, name in ((figures is not None, "--figures"), (truths > 0, "--truths")):
+            if asked:
+                raise InputError(f"{name} is there for means alone: leave it out for a density")
+        if with_modulus and subject.density is None:
+            raise InputError("no modulus is computed of a low-rank density: leave it out")
+    return subject.mean
+
+
+def _settings_of(problem: AnyProblem) -> dict[str, Any]:
+    """What the answer says of the problem: always the size, and what differs from the defaults."""
+    told = problem.model_dump(exclude_defaults=True, exclude={"k_fit", "support"})
+    always = ("family", "setting", "dimension", "rank", "k_true", "gate")
+    return {**{name: getattr(problem, name) for name in always if hasattr(problem, name)}, **told}
+
+
+def _at_random(problem: AnyProblem, setup: Setup, count: int) -> Spread:
+    """Margins at random truths of the problem's size."""
+    assert isinstance(problem, ProblemSpec)
     made = []
     for number in range(count):
         truth = drawn_truth(problem, setup.model, RANDOM_TRUTHS + number)
         made.append(margins_of(mixture_of(setup.model, truth, setup.design)))
-    return Spread(tuple(made)) if made else None
+    return Spread(tuple(made))

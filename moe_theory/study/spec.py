@@ -289,13 +289,16 @@ CERTIFY_REVISION = 4
 """Raised by hand whenever a change of the code changes what certify finds."""
 
 
-def truth_hash(problem: ProblemSpec) -> str:
-    """Name what margins and modulus of a problem depend on: the model and its truth, not the fit or the noise.
+def truth_hash(problem: Specification) -> str:
+    """Name what margins and modulus of a problem depend on: the model and its truth, not the fit.
 
-    Kinds of problems have defaults of their own, which are left out, so another kind than regression is named.
+    Neither do they depend on the noise of a regression; that of a density is a part of its truth. Kinds of problems
+    have defaults of their own, which are left out, so another kind than regression is named.
     """
-    settings = problem.model_dump(mode="json", exclude_defaults=True, exclude={"k_fit", "sigma", "weight_floor"})
-    kind = {} if type(problem) is ProblemSpec else {"kind": type(problem).__name__}
+    regression = type(problem) is ProblemSpec
+    fitted = {"k_fit", "weight_floor", *(("sigma",) if regression else ())}
+    settings = problem.model_dump(mode="json", exclude_defaults=True, exclude=fitted)
+    kind = {} if regression else {"kind": type(problem).__name__}
     return _digest({"problem": settings, "revision": CERTIFY_REVISION, **kind})
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from moe_theory.errors import StoreError
+from moe_theory.study.density_spec import AnyProblem, DensityProblemSpec
 from moe_theory.study.provenance import provenance
 from moe_theory.study.report import Judged, Report, predicted_words
 from moe_theory.study.spec import ProblemSpec, truth_hash
@@ -39,8 +40,11 @@ SQUARED = ("D_12", "D_12_truth_highest", "D_12_confidence_highest", "D_12_highes
 ATOMS = ("overfitted_error", "overfitted_value_error", "farthest_error")
 """Columns that are distances of the atoms of such a cell."""
 
+CELLS = {"pair_error": "2", "triple_error": "3"}
+"""Of a density with free parameters: errors of all atoms in cells of so many."""
 
-def keep(store: Store, problem: ProblemSpec, answer: Mapping[str, Any]) -> None:
+
+def keep(store: Store, problem: AnyProblem, answer: Mapping[str, Any]) -> None:
     """Store what was found of a problem, in one step.
 
     Args:
@@ -63,7 +67,7 @@ def keep(store: Store, problem: ProblemSpec, answer: Mapping[str, Any]) -> None:
         raise StoreError(f"{path} cannot be written ({error.strerror}): choose another folder with --results") from None
 
 
-def kept(store: Store, problem: ProblemSpec) -> dict[str, Any] | None:
+def kept(store: Store, problem: AnyProblem) -> dict[str, Any] | None:
     """What is stored of a problem; None if nothing is.
 
     Raises:
@@ -99,7 +103,7 @@ class Witness:
         """In words."""
         if self.disagreements:
             return "DISAGREE: " + "; ".join(self.disagreements)
-        if self.foreseen is None:
+        if self.foreseen is None and self.exponent is None:
             return "-"
         supported = self.judged.verdict.status is Status.SUPPORTED
         return "agree" if supported else "no contradiction, the simulation is undecided"
@@ -144,17 +148,25 @@ def witnesses(made: Report, store: Store) -> Witnesses:
         StoreError: a stored answer is damaged.
     """
     claim, problem = made.claim, made.sweep.problem
-    if type(problem) is not ProblemSpec:  # what sees a mean alone says nothing of a density
-        return Witnesses(claim, (), None, "")
     found = kept(store, problem)
     if found is None:
         return Witnesses(claim, (), None, _advice(claim, problem, store))
     bound = _bound(claim, problem, found)
-    each = tuple(
-        _witness(judged, foreseen(judged.measure, found["laws"], problem), bound, made.certified_share)
-        for judged in (made.main, *made.others)
-    )
-    return Witnesses(claim, each, bound, "")
+    each = []
+    for judged in (made.main, *made.others):
+        law, own = _other_two(judged.measure, problem, found, bound)
+        each.append(_witness(judged, law, own, made.certified_share))
+    return Witnesses(claim, tuple(each), bound, "")
+
+
+def _other_two(
+    measure: Measure, problem: AnyProblem, found: Mapping[str, Any], bound: Modulus | None
+) -> tuple[Prediction | None, Modulus | None]:
+    """The law that the margins predict of an error, and the modulus that speaks of it."""
+    if isinstance(problem, DensityProblemSpec):
+        own = _modulus(found["block_moduli"].get(measure.column.removesuffix("_error")))
+        return foreseen_of_density(measure, found["laws"], problem), own
+    return foreseen(measure, found["laws"], problem), bound if measure.column in ("D_1", *SQUARED) else None
 
 
 def kept_bound(made: Report, store: Store) -> Modulus | None:
@@ -163,13 +175,12 @@ def kept_bound(made: Report, store: Store) -> Modulus | None:
     Raises:
         StoreError: a stored answer is damaged.
     """
-    problem = made.sweep.problem
-    found = kept(store, problem) if type(problem) is ProblemSpec else None
-    return None if found is None else _bound(made.claim, problem, found)
+    found = kept(store, made.sweep.problem)
+    return None if found is None else _bound(made.claim, made.sweep.problem, found)
 
 
-def _bound(claim: Claim, problem: ProblemSpec, found: Mapping[str, Any]) -> Modulus | None:
-    """The modulus that speaks of a claim's loss: of one atom too many at most."""
+def _bound(claim: Claim, problem: AnyProblem, found: Mapping[str, Any]) -> Modulus | None:
+    """The modulus that speaks of a claim's loss: of one atom too many at most, and not of a density's blocks."""
     if problem.k_fit > problem.k_true + 1:
         return None
     return _modulus(found.get("modulus_exact" if claim.specification == "exact" else "modulus"))
@@ -197,6 +208,26 @@ def foreseen(measure: Measure, laws: Mapping[str, Any], problem: ProblemSpec) ->
     return Prediction("power", max(2.0 * law.exponent, -0.5))
 
 
+def foreseen_of_density(measure: Measure, laws: Mapping[str, Any], problem: DensityProblemSpec) -> Prediction | None:
+    """The law of an error of a mixture whose parameters are all free, as `foreseen`.
+
+    The order of the best split is that of a cell's atoms as a whole; how single blocks fall the modulus tells.
+
+    Args:
+        measure: the error.
+        laws: as `certify` stores them.
+        problem: how many atoms are fitted.
+    """
+    spare, column = problem.k_fit - problem.k_true, measure.column
+    if column.startswith("singleton_") or (spare == 0 and column == "D_1"):
+        return _law(laws.get("exact"))
+    if column not in CELLS:
+        return None
+    law, together = _law(laws.get(CELLS[column])), _law(laws.get(TOGETHER))
+    every_cell = CELLS[column] == "2" and spare >= problem.k_true
+    return slower(law, together) if law is not None and every_cell and together is not None else law
+
+
 def slower(one: Prediction, other: Prediction | None) -> Prediction | None:
     """What holds where either may happen; None if one of them is unknown and the other is a power."""
     if one.exponent is None or other is None or other.exponent is None:
@@ -222,7 +253,7 @@ def nearest_law(exponent: float) -> Prediction:
 
 def _witness(judged: Judged, law: Prediction | None, bound: Modulus | None, share: float) -> Witness:
     measure = judged.measure
-    exponent = -0.5 * bound.slope if bound is not None and measure.column in ("D_1", *SQUARED) else None
+    exponent = None if bound is None else -0.5 * bound.slope
     asymptotic = None if exponent is None else nearest_law(exponent)
     every = {"the claim": measure.prediction, "certify": law, "the modulus": asymptotic}
     told = {name: each for name, each in every.items() if each is not None}
@@ -247,11 +278,12 @@ def _status(judged: Judged, law: Prediction, share: float) -> Status:
     return judge(law, judged.curve, measure.from_size or None, Terms(share, measure.conditional, lost)).status
 
 
-def _advice(claim: Claim, problem: ProblemSpec, store: Store) -> str:
+def _advice(claim: Claim, problem: AnyProblem, store: Store) -> str:
     """The command that stores prediction and modulus."""
     usual, given = sweep_of(claim).problem.model_dump(), problem.model_dump()
-    asked = {name: given[name] for name in ("rank", "dimension", "k_true") if given[name] != usual[name]}
+    differs = {name: value for name, value in given.items() if value != usual[name]}
+    asked = {name: differs[name] for name in ("rank", "dimension", "k_true") if name in differs}
     words = [f"--{name.replace('_', '-')} {value}" for name, value in asked.items()]
-    if given["anchored"] != usual["anchored"]:
+    if "anchored" in differs:
         words.append("--anchored" if given["anchored"] else "--no-anchor")
     return " ".join(["moe-theory certify", claim.id, *words, f"--results {store.root}"])

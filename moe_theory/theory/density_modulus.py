@@ -90,7 +90,7 @@ def density_modulus(
         problem = MixtureProblem(model, space, atoms - 1, points)
         best = _settled(problem.seen_in(merges), rows, first)
         found.append(np.asarray(best))
-        distances.append(float(_hellinger(model, best, jnp.asarray(truth), points)))
+        distances.append(float(hellinger(model, best, jnp.asarray(truth), points)))
     return DensityModulus(np.array(amplitudes), np.array(distances), np.array(found))
 
 
@@ -111,6 +111,36 @@ def _parted(
     rows = np.array(truth)
     rows[cell] = split[0]
     return np.vstack([rows, *split[1:]])
+
+
+def covariance_split(
+    model: AbstractDensity,
+    space: MixtureSpace,
+    truth: Float[np.ndarray, "k_true q"],
+    cell: int,
+    atoms: int,
+    entry: int,
+    amplitude: float,
+) -> Float[np.ndarray, "k q"]:
+    """One true atom in two or three with equal means and S +- t along one free entry: h(t) goes as t^2, unminimised.
+
+    Splits of the means do not part the entries of S that no pair of means is tied to, such as a softmax gate's slope
+    where its gate does not split.
+
+    Args:
+        model, space, truth, cell, atoms: as for ``density_modulus``.
+        entry: number of the entry among the free ones.
+        amplitude: t, in units of the product of the two scales.
+    """  # fmt: skip
+    offsets = {2: (1.0, -1.0), 3: (1.0, -1.0, 0.0)}[atoms]
+    first, second = model.free[entry]
+    place = 1 + model.joint + entry
+    parts = np.repeat(truth[cell][None], atoms, axis=0)
+    parts[:, 0] /= atoms
+    parts[:, place] += amplitude * float(space.scale[first] * space.scale[second]) * np.array(offsets)
+    rows = np.array(truth)
+    rows[cell] = parts[0]
+    return np.vstack([rows, parts[1:]])
 
 
 def _merges(cell: int, first: int, atoms: int, rows: Float[Array, "k q"]) -> Merges:
@@ -158,7 +188,7 @@ def _minimised(view: MixtureView, y: Float[Array, " z"], free: Array) -> Float[A
 
 
 @partial(jax.jit, static_argnums=0)
-def _hellinger(
+def hellinger(
     model: AbstractDensity, rows: Float[Array, "k q"], truth: Float[Array, "k_true q"], points: Points
 ) -> Float[Array, ""]:
     """(1/2 sum p (sqrt(p_G / p) - 1)^2)^(1/2)."""

@@ -9,7 +9,7 @@ A mixture is a sum of sets of atoms. Of every set the theory needs (theory secti
 with everything divided by sqrt(M), so that Euclidean norms are norms of L2(mu). A flat model, and one whose heads share
 their atoms, is one set; heads with atoms of their own are a set each, and their f add up. Parameters are flat vectors
 with named blocks. Here is what all sets have in common; where their atoms come from is told in ``registered_families``
-(adapters under a gate), ``adapted_families`` (the same as densities) and ``user_families`` (functions of a user).
+(adapters under a gate), ``density_families`` (the same as densities) and ``user_families`` (functions of a user).
 """
 
 import abc
@@ -105,6 +105,16 @@ class AbstractSet(eqx.Module):
     def seen(self, atom: Float[Array, " q"], common: Float[Array, " c"]) -> tuple[Array, Array]:
         """Score and output of one atom at the support points; a density is all output."""
         return jnp.zeros(1), self.response(atom, common)
+
+    @property
+    def has_gate(self) -> bool:
+        """Whether an atom is a score and an output; a density's is one function."""
+        return True
+
+    @property
+    def sizes(self) -> Float[Array, "*q"]:
+        """By how much atoms differ, as the unit of truths near by: the root mean square of all their numbers."""
+        return jnp.sqrt(jnp.mean(self.atoms**2)) + 1e-3
 
     def at(self, weights: Float[Array, " k"], atoms: Float[Array, "k q"], common: Float[Array, " c"]) -> "AbstractSet":
         """The same model at another truth."""
@@ -231,6 +241,11 @@ class LinearSet(AbstractSet):
     function: Callable[[Any], Array] = eqx.field(static=True)
     scale: Float[Array, " N"]
     example: Any
+
+    @property
+    def has_gate(self) -> bool:
+        """There is none."""
+        return False
 
     def response(self, atom: Float[Array, " q"], common: Float[Array, " c"]) -> Float[Array, " N"]:
         """H(theta), scaled."""

@@ -38,6 +38,8 @@ HIDDEN_AMPLITUDES = 0.8 ** np.arange(11)
 """t at which invisible splits are looked for, in units of ``visibility.AMPLITUDES``: as large as may be, to a tenth."""
 MORE_ITERATIONS, MORE_STARTS = 60, 8
 """Of a search that is made again."""
+NEAR = (0.05, 0.025, 0.0125)
+"""t of the last search, in units of ``visibility.AMPLITUDES``."""
 MORE_ATOMS = 2
 """How many more atoms than the margin asks for a split is given before it counts as unclear."""
 FIRST_AMPLITUDE, GROWTH = 0.003, 1.08
@@ -72,7 +74,10 @@ def looked(mixture: Mixture, split: Split, atoms: int | None = None) -> Visibili
 
 
 def insisted(mixture: Mixture, split: Split, first: Visibility) -> Visibility:
-    """What follows where that was unclear: a longer search; then, for one atom, more parts. The longer one if none is.
+    """What follows where that was unclear: a longer search; then, for one atom, more parts, and smaller amplitudes.
+
+    More parts come first, because one invisible split decides everything. What shows for any number of them may have
+    an order that is not reached yet at the usual amplitudes. The longer search, if nothing is clear.
 
     Args:
         mixture, split: as for ``visibility``.
@@ -81,11 +86,14 @@ def insisted(mixture: Mixture, split: Split, first: Visibility) -> Visibility:
     again = visibility(mixture, split, first.atoms[0], starts=MORE_STARTS, iterations=MORE_ITERATIONS)
     if again.is_clear or len(split.factors) > 1:
         return again
+    clear = None
     for more in range(1, MORE_ATOMS + 1):
         seen = looked(mixture, split, atoms=first.atoms[0] + more)
-        if seen.is_clear:
+        if seen.is_invisible:
             return seen
-    return again
+        clear = clear or (seen if seen.is_clear else None)
+    near = visibility(mixture, split, first.atoms[0], NEAR, MORE_STARTS, MORE_ITERATIONS)
+    return near if near.is_clear else clear or again
 
 
 def continued(mixture: Mixture, split: Split, atoms: Sequence[int]) -> Visibility:

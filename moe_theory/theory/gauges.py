@@ -141,4 +141,6 @@ def orbit_split(mixture: Mixture, first: FirstOrder, cells: Sequence[Cell]) -> S
         ]
         parts.append(motions[own] / np.sqrt(float(mixture[cell.place].weights[cell.atom])))
     _, sizes, turn = svd(np.concatenate(parts))
-    return split_of(cells, [part @ turn[:1].T for part in parts]) if sizes[0] > INSIDE else None
+    if sizes[0] <= INSIDE:
+        return None
+    return split_of(cells, [part @ turn[:1].T for part in parts], INSIDE)  # light atoms move as far as heavy ones

@@ -182,8 +182,25 @@ def identify(mixture: Mixture, look: bool = True) -> Identifiability:
         reason = reason_of(own, cell, second, blame)
         verdicts.append(CellVerdict(cell, second, seen, gauge_of(own, cell), blame, reason, exact))
     together = together_of(mixture, first, cells, seconds, look)
+    if look and together.visibility is None and together.decision == "zero":
+        together = _along_gauge(mixture, first, cells, verdicts, together)
     common = common_gauge_of(mixture, first)
     return Identifiability(first, tuple(verdicts), together, common, frozen_margin(mixture, first))
+
+
+def _along_gauge(
+    mixture: Mixture, first: FirstOrder, cells: Sequence[Cell], verdicts: Sequence[CellVerdict], together: Together
+) -> Together:
+    """All atoms over-fitted at once where those over-fitted alone show at a finite order: the split along their gauge.
+
+    Some gates have such a motion (``gauges.orbit_split``), and then the joint split hides what no single one does.
+    """
+    if any(each.visibility is None or each.visibility.is_invisible for each in verdicts):
+        return together
+    orbit = orbit_split(mixture, first, cells)
+    seen = None if orbit is None else followed(mixture, orbit)
+    hidden = seen is not None and seen.is_invisible
+    return together._replace(visibility=seen, by_gauge=True) if hidden else together
 
 
 def _followed(

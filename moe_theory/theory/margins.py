@@ -260,7 +260,7 @@ def _drops(mixture: Mixture) -> bool:
 
 
 def nearby(mixture: Mixture, count: int = 2, size: float = NEAR) -> list[list[AbstractSet]]:
-    """The same model at random truths near by: atoms moved by ``size`` of their root mean square, weights by as much.
+    """The same model at random truths near by: atoms moved by ``size`` of the set's ``sizes``, weights by as much.
 
     Args:
         mixture: where.
@@ -272,8 +272,7 @@ def nearby(mixture: Mixture, count: int = 2, size: float = NEAR) -> list[list[Ab
         rng = np.random.default_rng([number, 8])
         sets = []
         for own in mixture:
-            scale = size * float(jnp.sqrt(jnp.mean(own.atoms**2)) + 1e-3)
-            atoms = own.atoms + scale * rng.standard_normal(own.atoms.shape)
+            atoms = own.atoms + size * np.asarray(own.sizes) * rng.standard_normal(own.atoms.shape)
             weights = own.weights * np.exp(size * rng.standard_normal(own.weights.shape))
             common = own.common * (1.0 + size * rng.standard_normal(own.common.shape))
             sets.append(own.at(weights, atoms, common))

@@ -212,10 +212,17 @@ class Split(NamedTuple):
         ]
 
 
-def split_of(cells: Sequence[Cell], factors: Sequence[Float[np.ndarray, "_ _"]]) -> Split:
-    """The split along a minimiser of the (joint) second-order margin, of the atoms that take part in it."""
+def split_of(
+    cells: Sequence[Cell], factors: Sequence[Float[np.ndarray, "_ _"]], least_part: float = LEAST_PART
+) -> Split:
+    """The split along a minimiser of the (joint) second-order margin, of the atoms that take part in it.
+
+    Args:
+        cells, factors: of the minimiser.
+        least_part: share of the whole below which an atom is left out.
+    """
     sizes = [float(np.sum(factor**2)) for factor in factors]
-    kept = [number for number, size in enumerate(sizes) if size > LEAST_PART * sum(sizes)]
+    kept = [number for number, size in enumerate(sizes) if size > least_part * sum(sizes)]
     return Split(tuple(cells[number] for number in kept), tuple(factors[number] for number in kept))
 
 

@@ -10,7 +10,8 @@ import pytest
 from moe_theory.errors import InputError
 from moe_theory.models.measure import MixingMeasure
 from moe_theory.models.regression import RegressionModel
-from moe_theory.study.identification import CELL_SIZES, Certified, certified, problem_of
+from moe_theory.study.certify_problem import problem_of
+from moe_theory.study.identification import CELL_SIZES, Certified, certified
 from moe_theory.study.problem import build
 from moe_theory.study.spec import ProblemSpec
 from moe_theory.theory.claims import CLAIMS
@@ -59,7 +60,9 @@ BLAMED = {
 @pytest.mark.parametrize("model", BLAMED)
 def test_the_blame_says_what_gate_and_output_do_along_the_blocks(model):
     changes, told = BLAMED[model]
-    setup = build(problem_of(model, changes))
+    problem = problem_of(model, changes)
+    assert isinstance(problem, ProblemSpec)
+    setup = build(problem)
     words = identify(mixture_of(setup.model, setup.truth, setup.design), look=False).worst.reason
     for part in told:
         assert part in words
@@ -158,6 +161,16 @@ def test_predictions_agree_with_the_claims_that_were_simulated(name):
         assert law.exponent == -0.25
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "hidden"), [("gaussian-gated-type1-k5", False), ("softmax-gated-k4", True)])
+def test_orders_of_mixtures_with_free_parameters(name, hidden):
+    """q = 4 and 6, as for location and variance; twice as many softmax atoms hide along their common shift."""
+    found = certified(name, {}).found
+    assert (found.exact, found.law(2)) == (Prediction("power", -1 / 2), Prediction("power", -1 / 8))
+    assert found.law(3) == Prediction("power", -1 / 12)
+    assert found.law_together == (Prediction("no-power") if hidden else None)
+
+
 def test_a_model_and_its_settings_are_checked():
     with pytest.raises(InputError, match="unknown model 'lorra'"):
         problem_of("lorra", {})
@@ -167,5 +180,12 @@ def test_a_model_and_its_settings_are_checked():
         problem_of("lora", {"gate": "linear"})
     with pytest.raises(InputError, match="a path leads towards equal or zero"):
         certified("replora", {}, towards="nowhere")
+    with pytest.raises(InputError, match="rank: unknown setting; known are"):
+        problem_of("softmax-gated-k3", {"rank": 2})
+    with pytest.raises(InputError, match="--truths is there for means alone"):
+        certified("gaussian-density-lora-over", {}, truths=2)
+    with pytest.raises(InputError, match="no modulus is computed of a low-rank density"):
+        certified("gaussian-density-lora-over", {}, with_modulus=True)
     problem = problem_of("lora", {"dimension": 8, "rank": 3, "k_true": 3})
+    assert isinstance(problem, ProblemSpec)
     assert (problem.k_fit, problem.support >= 388) == (4, True)

@@ -11,9 +11,9 @@ from moe_theory.study.adapted_spec import AdaptedProblemSpec, AdaptedSweepSpec
 from moe_theory.study.replicate_adapted import AdaptedReplicator
 from moe_theory.study.spec import specify
 from moe_theory.study.sweep import smoke_of, sweep_of
-from moe_theory.theory.adapted_families import adapted_mixture
 from moe_theory.theory.claims import CLAIMS, HALF, NO_POWER, QUARTER
 from moe_theory.theory.comparisons import COMPARISONS
+from moe_theory.theory.density_families import adapted_mixture
 from moe_theory.theory.identifiability import identify
 
 ADAPTED = {name: claim for name, claim in CLAIMS.items() if claim.kind == "adapted-density"}

@@ -7,12 +7,13 @@ import pytest
 
 from moe_theory.errors import StoreError
 from moe_theory.study.adapted_spec import AdaptedProblemSpec
+from moe_theory.study.density_spec import DensityProblemSpec
 from moe_theory.study.report import report
 from moe_theory.study.spec import ProblemSpec, truth_hash
 from moe_theory.study.store import Store
 from moe_theory.study.sweep import sweep_of
 from moe_theory.study.tables import witness_table
-from moe_theory.study.witnesses import foreseen, keep, kept, nearest_law, witnesses
+from moe_theory.study.witnesses import foreseen, foreseen_of_density, keep, kept, nearest_law, witnesses
 from moe_theory.theory.claims import Measure, claim_named
 from moe_theory.theory.laws import Prediction
 
@@ -155,12 +156,64 @@ def test_a_density_is_never_named_as_the_regression_with_the_same_settings():
     assert truth_hash(AdaptedProblemSpec(adapter="lora")) != truth_hash(ProblemSpec(adapter="lora"))
 
 
-@pytest.mark.parametrize("name", ["softmax-gated-k4", "gaussian-density-lora-over"])
-def test_densities_have_no_answer_yet(synthetic_rows, tmp_path, name):
-    claim = claim_named(name)
-    rows = synthetic_rows((10**12, 10**13, 10**14, 10**15), 16)
-    keep(Store(tmp_path), ProblemSpec(adapter="lora"), {"laws": REGULAR, "modulus": modulus(1.0)})
+EIGHTH, TWELFTH = Prediction("power", -1 / 8), Prediction("power", -1 / 12)
+FREE = {
+    "exact": stored("power", -0.5), "2": stored("power", -1 / 8), "3": stored("power", -1 / 12), "together": None,
+}  # fmt: skip
+
+
+def density_seen(tmp_path, synthetic_rows, found, name="gaussian-gated-type1-k4", **exponents):
+    claim, store = claim_named(name), Store(tmp_path)
+    rows = synthetic_rows(tuple(10**e for e in range(8, 16)), 64)
     for measure in (claim.main, *claim.others):
-        rows[measure.column] = rows["D_12"]
-    found = witnesses(report(claim, sweep_of(claim), rows), Store(tmp_path))
-    assert (found.each, found.advice) == ((), "")
+        law = exponents.get(measure.column, measure.prediction.exponent or 0.0)
+        rows[measure.column] = rows["D_12"] * (rows["n"] / 1e8) ** (law + 0.5)
+    made = report(claim, sweep_of(claim), rows)
+    keep(store, made.sweep.problem, found)
+    return {each.judged.measure.column: each for each in witnesses(made, store).each}
+
+
+def test_the_blocks_of_a_density_have_the_moduli_of_their_cells(tmp_path, synthetic_rows):
+    blocks = {"pair": modulus(1 / 4), "pair_center": modulus(1 / 4), "pair_spread": modulus(1 / 2)}
+    found = density_seen(tmp_path, synthetic_rows, {"laws": FREE, "block_moduli": blocks})
+    assert (found["pair_error"].foreseen, found["pair_error"].exponent) == (EIGHTH, pytest.approx(-1 / 8))
+    assert (found["pair_spread_error"].foreseen, found["pair_spread_error"].exponent) == (None, pytest.approx(-1 / 4))
+    assert found["singleton_error"].foreseen == HALF
+    assert not any(each.disagreements for each in found.values())
+    assert found["weight_error"].finding == "-"
+
+
+def test_a_density_whose_simulation_is_too_fast_is_a_finding(tmp_path, synthetic_rows):
+    known = {"laws": FREE, "block_moduli": {"pair": modulus(1 / 4)}}
+    found = density_seen(tmp_path, synthetic_rows, known, pair_error=-0.25)
+    assert found["pair_error"].disagreements == (
+        "the simulation refutes n^-0.125 (the claim and certify and the modulus)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("column", "k_fit", "together", "expected"),
+    [
+        ("pair_error", 3, stored("no-power"), EIGHTH),
+        ("pair_error", 4, stored("no-power"), NONE),
+        ("pair_error", 4, None, EIGHTH),
+        ("triple_error", 4, stored("no-power"), TWELFTH),
+        ("singleton_gate_error", 3, None, HALF),
+        ("pair_gate_error", 3, None, None),
+        ("function_error", 3, None, None),
+    ],
+)
+def test_laws_of_a_density_with_free_parameters(column, k_fit, together, expected):
+    problem = DensityProblemSpec(family="softmax-gated", setting="published", k_true=2, k_fit=k_fit)
+    assert foreseen_of_density(Measure(column, "", HALF), {**FREE, "together": together}, problem) == expected
+
+
+def test_a_density_without_an_answer_says_how_to_get_one(tmp_path, synthetic_rows):
+    for name in ("softmax-gated-k4", "gaussian-density-lora-over"):
+        claim = claim_named(name)
+        rows = synthetic_rows((10**12, 10**13, 10**14, 10**15), 16)
+        for measure in (claim.main, *claim.others):
+            rows[measure.column] = rows["D_12"]
+        keep(Store(tmp_path), ProblemSpec(adapter="lora"), {"laws": REGULAR, "modulus": modulus(1.0)})
+        found = witnesses(report(claim, sweep_of(claim), rows), Store(tmp_path))
+        assert (found.each, found.advice) == ((), f"moe-theory certify {name} --results {tmp_path}")

@@ -1,0 +1,68 @@
+"""Mixtures whose parameters are all free, as margins see them: what is linear, what a split moves, what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from moe_theory.study.density_problem import build_density
+from moe_theory.study.density_spec import DensityProblemSpec
+from moe_theory.theory.density_families import free_mixture
+from moe_theory.theory.identifiability import identify
+from moe_theory.theory.margins import first_order
+
+SOFTMAX = {"family": "softmax-gated", "setting": "published", "k_true": 2, "k_fit": 3}
+PROBLEMS = {"gaussian": DensityProblemSpec(), "softmax": DensityProblemSpec(**SOFTMAX)}
+
+
+@pytest.fixture(params=PROBLEMS)
+def own(request):
+    setup = build_density(PROBLEMS[request.param])
+    return free_mixture(setup.model, setup.truth, setup.grid, setup.metric)[0]
+
+
+def test_the_truth_moves_nothing_and_has_no_loss(own):
+    at = own.weights, own.atoms, own.common
+    np.testing.assert_allclose(np.asarray(own.moved(*at)), 0.0, atol=1e-12)
+    assert float(own.loss(*at)) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_the_response_is_what_a_weight_adds(own):
+    """d p_G / d w_i = H(theta_i) / D_G, by automatic differentiation of p_G itself."""
+    slopes = jax.jacfwd(own.moved)(own.weights, own.atoms, own.common)
+    for number, atom in enumerate(own.atoms):
+        expected = np.asarray(own.response(atom, own.common))
+        np.testing.assert_allclose(np.asarray(slopes[:, number]), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_softmax_of_all_atoms_has_a_scale_and_a_shift():
+    setup = build_density(PROBLEMS["softmax"])
+    first = first_order(free_mixture(setup.model, setup.truth, setup.grid, setup.metric))
+    assert (first.generic_nullity, first.is_singular) == (2, False)
+
+
+def test_a_location_split_that_keeps_mean_and_covariance_moves_p_at_the_fourth_power():
+    """Theory section 6: c, b apart by t with Gamma, A, nu lower by t^2: moments up to three agree."""
+    setup = build_density(PROBLEMS["gaussian"])
+    own = free_mixture(setup.model, setup.truth, setup.grid, setup.metric)[0]
+    rows = np.asarray(setup.rows)
+    moved = []
+    for t in (0.1, 0.05):
+        apart = t * np.sqrt(rows[0, 3:4])
+        parts = np.vstack([rows[0], rows[0]])
+        parts[:, 0] /= 2.0
+        parts[:, 1] += np.array([1.0, -1.0]) * apart
+        parts[:, 3] -= apart**2
+        measure = setup.model.measure(jnp.asarray(np.vstack([parts, rows[1:]])))
+        atoms = jax.vmap(lambda atom: ravel_pytree(atom)[0])(measure.atoms)
+        moved.append(float(jnp.linalg.norm(own.moved(jnp.exp(measure.log_weights), atoms, own.common))))
+    assert np.log2(moved[0] / moved[1]) == pytest.approx(4.0, abs=0.05)
+
+
+def test_a_density_has_no_gate_to_blame():
+    setup = build_density(PROBLEMS["gaussian"])
+    found = identify(free_mixture(setup.model, setup.truth, setup.grid, setup.metric), look=False)
+    assert all(each.second.decision == "zero" for each in found.cells)
+    assert {each.block for each in found.worst.blame} == {"center", "intercept"}
+    assert found.worst.reason == "the density's second derivatives along them are undone by first derivatives"
