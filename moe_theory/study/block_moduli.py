@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from moe_theory.study.density_problem import DensitySetup
 from moe_theory.study.figures import save_figure, style
 from moe_theory.theory.density_modulus import covariance_split, density_modulus, hellinger
-from moe_theory.theory.envelope import RANGE, Modulus, envelope
+from moe_theory.theory.envelope import Modulus, envelope
 from moe_theory.theory.mixture_losses import KINDS, block_losses
 from moe_theory.theory.summaries import ErrorCurve
 
@@ -30,6 +30,10 @@ AMPLITUDES = (0.63, 0.5, 0.39, 0.3, 0.24, 0.19, 0.145, 0.11, 0.09)
 """Of cells of three atoms that are drawn."""
 FARTHEST, SHRINK, MOST_AMPLITUDES = 0.63, 0.7, 24
 """The first t of ``cell_moduli``, the ratio of one to the next, and how many there are at most."""
+NEAREST = 3e-8
+"""Hellinger distance that ends them."""
+SIZES = (1e8, 1e15)
+"""n between which exponents are told, those of the claims: from h = 2 x 10^-4 to 5 x 10^-8 at 20 parameters."""
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00")
 MARKERS = ("o", "s", "^", "D", "v")
 
@@ -67,28 +71,33 @@ def block_moduli(
     directions: Sequence[tuple[float, ...]],
     amplitudes: Sequence[float],
     cells: Sequence[int] | None = None,
+    until: float = 0.0,
+    covariances: bool = False,
 ) -> BlockModuli:
-    """Envelopes over cells and directions, and over splits of the covariances alone.
+    """Envelopes over cells and directions.
 
     Args:
         setup: truth and grid.
         atoms: of a cell, 2 or 3.
         directions: of mu, in units of ``MixtureSpace.scale``.
-        amplitudes: see ``density_modulus``; what follows the first below a distance of 10^-6 is left out.
+        amplitudes: see ``density_modulus``.
         cells: true atoms to part; all by default.
+        until: the first distance below it ends a direction.
+        covariances: whether covariances are parted by themselves, too.
     """
     kind = next(name for name, count in KINDS.items() if count == atoms)
     errors = jax.jit(
         lambda rows: block_losses(setup.model, setup.model.measure(rows), setup.truth, setup.metric).errors
     )
     pairs: dict[str, list[tuple[float, float]]] = {}
-    for splits in _splits(setup, atoms, directions, amplitudes, range(len(setup.rows)) if cells is None else cells):
+    parted = range(len(setup.rows)) if cells is None else cells
+    for splits in _splits(setup, atoms, directions, amplitudes, parted, covariances):
         for distance, rows in splits:
             found = errors(jnp.asarray(rows)) if np.isfinite(distance) else {}
             for name, error in found.items():
                 if name.split("_")[0] == kind and float(error) > 0.0:
                     pairs.setdefault(name, []).append((distance, float(error)))
-            if distance < RANGE[0]:
+            if distance < until:
                 break
     parameters = (len(setup.rows) + atoms - 1) * setup.model.row_size - 1
     return BlockModuli({name: envelope(each) for name, each in pairs.items()}, parameters)
@@ -100,6 +109,7 @@ def _splits(
     directions: Sequence[tuple[float, ...]],
     amplitudes: Sequence[float],
     cells: Iterable[int],
+    covariances: bool,
 ) -> Iterator[Iterator[tuple[float, np.ndarray]]]:
     """(Hellinger distance, rows) by falling amplitude, one iterator per cell and direction."""
     model, space, truth = setup.model, setup.space, setup.rows
@@ -117,23 +127,27 @@ def _splits(
 
     for cell in cells:
         yield from (along(cell, direction) for direction in directions)
-        yield from (in_covariances(cell, entry) for entry in range(len(model.free)))
+        yield from (in_covariances(cell, entry) for entry in range(len(model.free) * covariances))
 
 
 def cell_moduli(setup: DensitySetup) -> dict[str, Modulus]:
     """Envelopes of cells of two and of three atoms, by error: 'pair', 'pair_center', ..., 'triple', ....
 
-    All blocks of a cell together fall as the slowest of them in the end, which at these distances is not yet the
-    largest: 'pair' and 'triple' are the envelopes of that block.
+    Slopes are those at h(n) for n between ``SIZES``. All blocks of a cell together fall as the slowest of them in the
+    end, which at these distances is not yet the largest: 'pair' and 'triple' are the envelopes of that block.
 
     Args:
         setup: a density problem with d = 1.
     """
-    amplitudes = FARTHEST * SHRINK ** np.arange(MOST_AMPLITUDES)
+    amplitudes = (FARTHEST * SHRINK ** np.arange(MOST_AMPLITUDES)).tolist()
     found: dict[str, Modulus] = {}
     for kind, atoms in (("pair", 2), ("triple", 3)):
-        blocks = dict(block_moduli(setup, atoms, DIRECTIONS, amplitudes.tolist()).blocks)
-        blocks.pop(kind)
+        moduli = block_moduli(setup, atoms, DIRECTIONS, amplitudes, until=NEAREST, covariances=True)
+        blocks = {
+            name: each._replace(slope=-2.0 * moduli.exponent(name, *SIZES))
+            for name, each in moduli.blocks.items()
+            if name != kind
+        }
         found |= {kind: min(blocks.values(), key=lambda each: each.slope), **blocks}
     return found
 
