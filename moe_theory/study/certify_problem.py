@@ -63,11 +63,6 @@ class Subject(NamedTuple):
     mean: Setup | None
     density: DensitySetup | None
 
-    @property
-    def has_modulus(self) -> bool:
-        """Whether its modulus of continuity can be bounded: not that of a low-rank density."""
-        return self.mean is not None or self.density is not None
-
 
 def subject_of(problem: AnyProblem) -> Subject:
     """The functions of a problem."""

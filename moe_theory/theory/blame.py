@@ -58,7 +58,7 @@ def _named(own: AbstractSet) -> list[tuple[str, slice]]:
 
 
 def reason_of(own: AbstractSet, cell: Cell, second: SecondOrder, blame: tuple[Blame, ...]) -> str:
-    """What the gate and the output do along the blamed blocks; of a density, that first derivatives undo the second.
+    """What the gate and the output do along the blamed blocks; of a density, whether first derivatives undo the second.
 
     Of the gate: whether it contains the blocks, and if so whether it moves along the minimising directions themselves
     (the combination of two factors of a product may be one that the gate does not see). Of the output: along which
@@ -66,11 +66,12 @@ def reason_of(own: AbstractSet, cell: Cell, second: SecondOrder, blame: tuple[Bl
     mixes the two factors of a product bends the output although each factor alone does not. A block that the gate does
     not contain and in which the output is linear can be split alone without a trace.
     """
+    if not own.has_gate:
+        undone = "undone by" if second.decision == "zero" else "the nearest to"
+        return f"the density's second derivatives along them are {undone} first derivatives"
     units = np.eye(own.atoms.shape[1])
     seen = {name: _motions(own, cell, units[:, place]) for name, place in _named(own)}
     names = [each.block for each in blame]
-    if not own.has_gate:
-        return "the density's second derivatives along them are undone by first derivatives"
     if all(seen[name].score <= FLAT for name in names):
         gate = "the gate does not contain them"
     else:

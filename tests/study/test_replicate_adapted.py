@@ -80,6 +80,7 @@ def test_beside_the_frozen_atom_an_extra_one_lets_all_centers_shift(shift, order
 def test_margins_of_the_density_are_positive_where_the_mean_has_none(adapter):
     setup = build_adapted(AdaptedProblemSpec(adapter=adapter))
     found = identify(adapted_mixture(setup.density, setup.regression.truth, setup.grid))
+    assert found.worst.reason == "the density's second derivatives along them are the nearest to first derivatives"
     law = found.law(2)
     assert law is not None
     assert law.exponent == -0.25
