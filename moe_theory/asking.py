@@ -24,7 +24,14 @@ OF_SWEEPS: dict[str, tuple[Any, Any]] = {
     ),
     "reps": (Annotated[int | None, typer.Option(help="Replications per size.")], None),
     "seed": (Annotated[int, typer.Option(help="Root of the random streams of data and starts.")], 0),
-    "starts": (Annotated[str | None, typer.Option(help="Starting points: standard, near, untied or smoke.")], None),
+    "starts": (
+        Annotated[str | None, typer.Option(help="Starting points: standard, lean, near, few, untied or smoke.")],
+        None,
+    ),
+    "block": (
+        Annotated[int | None, typer.Option(help="Fits that one program advances: 16 for a processor, 1024 for a GPU.")],
+        None,
+    ),
 }
 """Options that every claim's sweep has, with their defaults."""
 
@@ -46,7 +53,7 @@ class Asked(NamedTuple):
     """What was asked for.
 
     Attributes:
-        smoke, n, reps, seed, starts: of the sweep.
+        smoke, n, reps, seed, starts, block: of the sweep.
         problem: settings of the problem that were given.
     """
 
@@ -55,6 +62,7 @@ class Asked(NamedTuple):
     reps: int | None
     seed: int
     starts: str | None
+    block: int | None
     problem: dict[str, Any]
 
     def sweep(self, claim: Claim) -> SweepSpec:
@@ -68,7 +76,7 @@ class Asked(NamedTuple):
 
             plan_named(self.starts)
         changes = {**(smoke_of(claim) if self.smoke else {}), "seed": self.seed}
-        changes |= given(replications=self.reps, starts=self.starts)
+        changes |= given(replications=self.reps, starts=self.starts, block=self.block)
         if self.n is not None:
             changes["sizes"] = parse_sizes(self.n)
         base, problem = sweep_of(claim, **changes), self.problem

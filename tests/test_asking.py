@@ -6,10 +6,11 @@ from typer.testing import CliRunner
 
 from moe_theory.asking import OF_PROBLEMS, Asked, asks_for_sweeps
 from moe_theory.errors import InputError
+from moe_theory.study.spec import problem_hash
 from moe_theory.study.stored import OPTIONS
 from moe_theory.theory.claims import claim_named
 
-NOTHING = Asked(False, None, None, 0, None, {})
+NOTHING = Asked(False, None, None, 0, None, None, {})
 
 
 def invoked(*arguments):
@@ -39,7 +40,7 @@ def test_nothing_given_is_the_claims_own_sweep():
 def test_options_are_collected():
     asked, name = invoked("--name", "x", "--n", "1e3:1e6:4", "--seed", 3, "--rank", 2, "--no-anchor", "--sigma", 0.5)
     assert name == "x"
-    assert asked == Asked(False, "1e3:1e6:4", None, 3, None, {"rank": 2, "sigma": 0.5, "anchored": False})
+    assert asked == Asked(False, "1e3:1e6:4", None, 3, None, None, {"rank": 2, "sigma": 0.5, "anchored": False})
 
 
 def test_fitted_atoms_follow_the_true_ones():
@@ -51,3 +52,10 @@ def test_fitted_atoms_follow_the_true_ones():
 def test_unknown_starts_are_refused_before_anything_runs():
     with pytest.raises(InputError, match="standard"):
         NOTHING._replace(starts="lucky").sweep(claim_named("lora-over"))
+
+
+def test_rows_are_the_same_ones_in_any_block():
+    claim = claim_named("lora-over")
+    asked, _ = invoked("--block", 1024)
+    assert asked.sweep(claim).block == 1024
+    assert problem_hash(asked.sweep(claim)) == problem_hash(NOTHING.sweep(claim))

@@ -9,14 +9,25 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from moe_theory.errors import MoeTheoryError
+from moe_theory.precision import enable_x64
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
 
 def default_workers() -> int:
-    """Processes to start: one per processor, but one alone where an accelerator would be shared."""
-    return 1 if os.environ.get("JAX_PLATFORMS", "cpu") != "cpu" else max(1, os.cpu_count() or 1)
+    """Processes to start: one per processor, but one alone where they would compete for an accelerator's memory."""
+    asked = os.environ.get("JAX_PLATFORMS", "").split(",")[0]
+    accelerated = asked != "cpu" if asked else _accelerated_by_default()
+    return 1 if accelerated else max(1, os.cpu_count() or 1)
+
+
+def _accelerated_by_default() -> bool:
+    """Whether JAX computes on something else than processors here; starts it."""
+    import jax
+
+    enable_x64()
+    return jax.default_backend() != "cpu"
 
 
 @contextmanager

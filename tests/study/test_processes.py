@@ -3,6 +3,7 @@
 import math
 import os
 
+import jax
 import pytest
 
 from moe_theory.errors import MoeTheoryError
@@ -13,7 +14,15 @@ def test_an_accelerator_is_not_shared(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
     assert default_workers() == 1
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    assert default_workers() >= 1
+    assert default_workers() == os.cpu_count()
+
+
+def test_jax_says_what_there_is_where_nobody_asked(monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert default_workers() == 1
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    assert default_workers() == os.cpu_count()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
