@@ -136,7 +136,7 @@ def _farthest(prediction: Prediction) -> Measure:
 
 AS_GOOD_HALF = Measure("D_12_truth_highest", AS_GOOD, HALF, OVER_FROM)
 
-TABLE_SWEEP = MappingProxyType({"sizes": "1e5:1e11:4", "replications": 16, "block": 8, "starts": "lean"})
+TABLE_SWEEP = MappingProxyType({"sizes": "1e5:1e11:4", "replications": 16, "block": 8})
 """Of the table of DoRA's and DoRAN's variants: enough to see a law, cheap enough for eighteen of them."""
 
 
