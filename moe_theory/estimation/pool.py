@@ -105,13 +105,14 @@ def programs(kind: Callable[..., AbstractProblem], structure: Any) -> Programs:
             call, of which an iteration has two.
     """
 
-    def of_lanes(function: Callable[..., Any], arguments: int) -> Any:
+    def of_lanes(function: Callable[..., Any], arguments: int, **how: bool) -> Any:
         def lane(leaves: list[jax.Array], data: Any, *own: Any) -> Any:
             return function(kind(*jax.tree.unflatten(structure, leaves), data), *own)
 
-        return jitted(jax.vmap(lane, (None, 0) + (0,) * arguments))
+        return jitted(jax.vmap(lane, (None, 0) + (0,) * arguments), **how)
 
-    return Programs(of_lanes(initial_state, 1), of_lanes(centred, 1), of_lanes(standpoint, 1), of_lanes(move, 2))
+    moving = of_lanes(move, 2, summing=True)
+    return Programs(of_lanes(initial_state, 1), of_lanes(centred, 1), of_lanes(standpoint, 1), moving)
 
 
 class _Block:

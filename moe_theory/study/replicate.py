@@ -71,7 +71,7 @@ class AbstractChartReplicator(AbstractReplicator):
         self._splits = block_splits(chart, setup.truth) if identified_set else None
         self._invisible = None if self._splits is None else self.invisible(self._splits)
         self._begin_search = jitted(jax.vmap(self._begin_lane))
-        self._one_step = jitted(jax.vmap(self._search_lane))
+        self._one_step = jitted(jax.vmap(self._search_lane), summing=True)
         self._split_values = jitted(jax.vmap(self._split_lane))
 
     @abstractmethod
