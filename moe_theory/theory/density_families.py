@@ -53,6 +53,11 @@ class AbstractDensitySet(AbstractSet):
         return False
 
     @property
+    def is_identified(self) -> bool:
+        """A joint density is a finite mixture of Gaussians, which it determines (Yakowitz and Spragins 1968)."""
+        return isinstance(self.base, GaussianGated)
+
+    @property
     @abc.abstractmethod
     def base(self) -> AbstractDensity:
         """p_G of rows."""

@@ -112,6 +112,11 @@ class AbstractSet(eqx.Module):
         return True
 
     @property
+    def is_identified(self) -> bool:
+        """Whether, by a theorem, measures with the same f_G have the same phi(theta) of their atoms: no split hides."""
+        return False
+
+    @property
     def sizes(self) -> Float[Array, "*q"]:
         """By how much atoms differ, as the unit of truths near by: the root mean square of all their numbers."""
         return jnp.sqrt(jnp.mean(self.atoms**2)) + 1e-3

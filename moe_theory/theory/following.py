@@ -67,7 +67,7 @@ def looked(mixture: Mixture, split: Split, atoms: int | None = None) -> Visibili
     A search may end at a finite order beside an invisible split (DoRA with tau 0.5 and no anchor: at order six).
     """
     first = visibility(mixture, split, atoms)
-    if first.is_invisible:
+    if first.is_invisible or not _may_hide(mixture):
         return first
     curve = continued(mixture, split, first.atoms)
     return curve if curve.is_invisible else first
@@ -76,8 +76,9 @@ def looked(mixture: Mixture, split: Split, atoms: int | None = None) -> Visibili
 def insisted(mixture: Mixture, split: Split, first: Visibility) -> Visibility:
     """What follows where that was unclear: a longer search; then, for one atom, more parts, and smaller amplitudes.
 
-    More parts come first, because one invisible split decides everything. What shows for any number of them may have
-    an order that is not reached yet at the usual amplitudes. The longer search, if nothing is clear.
+    More parts come first, because one invisible split decides everything, unless there is none by a theorem. What
+    shows for any number of them may have an order that is not reached yet at the usual amplitudes. The longer search,
+    if nothing is clear.
 
     Args:
         mixture, split: as for ``visibility``.
@@ -87,13 +88,18 @@ def insisted(mixture: Mixture, split: Split, first: Visibility) -> Visibility:
     if again.is_clear or len(split.factors) > 1:
         return again
     clear = None
-    for more in range(1, MORE_ATOMS + 1):
+    for more in range(1, MORE_ATOMS + 1) if _may_hide(mixture) else ():
         seen = looked(mixture, split, atoms=first.atoms[0] + more)
         if seen.is_invisible:
             return seen
         clear = clear or (seen if seen.is_clear else None)
     near = visibility(mixture, split, first.atoms[0], NEAR, MORE_STARTS, MORE_ITERATIONS)
     return near if near.is_clear else clear or again
+
+
+def _may_hide(mixture: Mixture) -> bool:
+    """Whether no theorem says that every split shows, so that invisible ones are to be looked for."""
+    return not all(own.is_identified for own in mixture)
 
 
 def continued(mixture: Mixture, split: Split, atoms: Sequence[int]) -> Visibility:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
+from moe_theory.models.density import GaussianGated
 from moe_theory.study.density_problem import build_density
 from moe_theory.study.density_spec import DensityProblemSpec
 from moe_theory.theory.density_families import free_mixture
@@ -40,6 +41,11 @@ def test_a_softmax_of_all_atoms_has_a_scale_and_a_shift():
     setup = build_density(PROBLEMS["softmax"])
     first = first_order(free_mixture(setup.model, setup.truth, setup.grid, setup.metric))
     assert (first.generic_nullity, first.is_singular) == (2, False)
+
+
+def test_only_the_joint_density_is_known_to_determine_its_atoms(own):
+    """With a softmax gate p(y|x) of 2 k_true atoms and more has splits that do not show (docs/density.md)."""
+    assert own.is_identified == isinstance(own.model, GaussianGated)
 
 
 def test_a_location_split_that_keeps_mean_and_covariance_moves_p_at_the_fourth_power():

@@ -46,6 +46,21 @@ def test_a_split_that_shows_at_order_four_has_no_such_curve():
     assert looked(mixture, split).even_order == 4
 
 
+@pytest.mark.parametrize(("identified", "curves"), [(True, 0), (False, 1)])
+def test_where_a_theorem_says_that_splits_show_no_invisible_one_is_looked_for(identified, curves, monkeypatch):
+    begun = []
+
+    def counted(*arguments):
+        begun.append(arguments)
+        return continued(*arguments)
+
+    mixture = location_and_scale()
+    monkeypatch.setattr(type(mixture[0]), "is_identified", property(lambda own: identified))
+    monkeypatch.setattr(following, "continued", counted)
+    assert looked(mixture, _split(mixture)).even_order == 4
+    assert len(begun) == curves
+
+
 def test_parts_that_meet_end_a_search_and_a_curve(monkeypatch):
     """The amplitude has no derivative where all parts are in one place: there is nothing to step along."""
     mixture = location_and_scale()
