@@ -76,7 +76,7 @@ def looked(mixture: Mixture, split: Split, atoms: int | None = None) -> Visibili
 def insisted(mixture: Mixture, split: Split, first: Visibility) -> Visibility:
     """What follows where that was unclear: a longer search; then, for one atom, more parts, and smaller amplitudes.
 
-    More parts come first, because one invisible split decides everything, unless there is none by a theorem. What
+    More parts come first, because one invisible split decides everything; last where there is none by a theorem. What
     shows for any number of them may have an order that is not reached yet at the usual amplitudes. The longer search,
     if nothing is clear.
 
@@ -87,14 +87,22 @@ def insisted(mixture: Mixture, split: Split, first: Visibility) -> Visibility:
     again = visibility(mixture, split, first.atoms[0], starts=MORE_STARTS, iterations=MORE_ITERATIONS)
     if again.is_clear or len(split.factors) > 1:
         return again
+    near = None if _may_hide(mixture) else _nearer(mixture, split, first)
+    if near is not None and near.is_clear:
+        return near
     clear = None
-    for more in range(1, MORE_ATOMS + 1) if _may_hide(mixture) else ():
+    for more in range(1, MORE_ATOMS + 1):
         seen = looked(mixture, split, atoms=first.atoms[0] + more)
-        if seen.is_invisible:
+        if seen.is_invisible or (seen.is_clear and near is not None):
             return seen
         clear = clear or (seen if seen.is_clear else None)
-    near = visibility(mixture, split, first.atoms[0], NEAR, MORE_STARTS, MORE_ITERATIONS)
+    near = near or _nearer(mixture, split, first)
     return near if near.is_clear else clear or again
+
+
+def _nearer(mixture: Mixture, split: Split, first: Visibility) -> Visibility:
+    """The longer search at smaller amplitudes."""
+    return visibility(mixture, split, first.atoms[0], NEAR, MORE_STARTS, MORE_ITERATIONS)
 
 
 def _may_hide(mixture: Mixture) -> bool:
