@@ -2,7 +2,8 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -57,13 +58,13 @@ class Asked(NamedTuple):
         problem: settings of the problem that were given.
     """
 
-    smoke: bool
-    n: str | None
-    reps: int | None
-    seed: int
-    starts: str | None
-    block: int | None
-    problem: dict[str, Any]
+    smoke: bool = False
+    n: str | None = None
+    reps: int | None = None
+    seed: int = 0
+    starts: str | None = None
+    block: int | None = None
+    problem: Mapping[str, Any] = MappingProxyType({})
 
     def sweep(self, claim: Claim) -> SweepSpec:
         """The claim's sweep with these changes.

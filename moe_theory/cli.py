@@ -195,7 +195,7 @@ def reproduce(
     """Run the headline claims, certify their models, print the verdicts and draw the figures."""
     store = Store(results)
     store.check_writable()
-    asked = Asked(smoke, None, None, 0, None, None, {})
+    asked = Asked(smoke)
     sweeps = [(claim, asked.sweep(claim)) for claim in map(claim_named, HEADLINE)]
     computed = run_claims(sweeps, store, workers)
     judged = [(report(claim, sweep, rows), rows) for (claim, sweep), rows in zip(sweeps, computed, strict=True)]

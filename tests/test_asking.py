@@ -10,7 +10,7 @@ from moe_theory.study.spec import problem_hash
 from moe_theory.study.stored import OPTIONS
 from moe_theory.theory.claims import claim_named
 
-NOTHING = Asked(False, None, None, 0, None, None, {})
+NOTHING = Asked()
 
 
 def invoked(*arguments):
@@ -40,7 +40,7 @@ def test_nothing_given_is_the_claims_own_sweep():
 def test_options_are_collected():
     asked, name = invoked("--name", "x", "--n", "1e3:1e6:4", "--seed", 3, "--rank", 2, "--no-anchor", "--sigma", 0.5)
     assert name == "x"
-    assert asked == Asked(False, "1e3:1e6:4", None, 3, None, None, {"rank": 2, "sigma": 0.5, "anchored": False})
+    assert asked == Asked(n="1e3:1e6:4", seed=3, problem={"rank": 2, "sigma": 0.5, "anchored": False})
 
 
 def test_fitted_atoms_follow_the_true_ones():
