@@ -23,8 +23,8 @@ OWN_SUMS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 go: a step from a standpoint takes 14 to 19 % less time (HoRA, DoRA). A standpoint, more of products, takes longer."""
 
 UNTUNED = {"xla_gpu_autotune_level": 0}
-"""On a GPU XLA times several kernels for every small matrix product of a program. Without that the first iteration of
-``replora-linear-over`` comes after 21 s instead of more than two minutes (H200, jax 0.11.2)."""
+"""On a GPU XLA times several kernels for every small matrix product of a program. Without its timing the first
+iteration of ``replora-linear-over`` comes after 21 s, with it not within two minutes (H200, jax 0.11.2)."""
 
 UNOPTIMISED = {"xla_backend_optimization_level": 0}
 """Takes a quarter to a third less to compile, and runs at less than half the speed."""

@@ -9,6 +9,7 @@ derivation (continuation by prediction and correction: Allgower and Georg 1990).
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -87,22 +88,14 @@ def insisted(mixture: Mixture, split: Split, first: Visibility) -> Visibility:
     again = visibility(mixture, split, first.atoms[0], starts=MORE_STARTS, iterations=MORE_ITERATIONS)
     if again.is_clear or len(split.factors) > 1:
         return again
-    near = None if _may_hide(mixture) else _nearer(mixture, split, first)
-    if near is not None and near.is_clear:
-        return near
-    clear = None
-    for more in range(1, MORE_ATOMS + 1):
-        seen = looked(mixture, split, atoms=first.atoms[0] + more)
-        if seen.is_invisible or (seen.is_clear and near is not None):
+    parts = (looked(mixture, split, first.atoms[0] + more) for more in range(1, MORE_ATOMS + 1))
+    found: list[Visibility] = []
+    for seen in parts if _may_hide(mixture) else ():
+        if seen.is_invisible:
             return seen
-        clear = clear or (seen if seen.is_clear else None)
-    near = near or _nearer(mixture, split, first)
-    return near if near.is_clear else clear or again
-
-
-def _nearer(mixture: Mixture, split: Split, first: Visibility) -> Visibility:
-    """The longer search at smaller amplitudes."""
-    return visibility(mixture, split, first.atoms[0], NEAR, MORE_STARTS, MORE_ITERATIONS)
+        found.append(seen)
+    near = visibility(mixture, split, first.atoms[0], NEAR, MORE_STARTS, MORE_ITERATIONS)
+    return next((seen for seen in chain([near, *found], parts) if seen.is_clear), again)
 
 
 def _may_hide(mixture: Mixture) -> bool:
