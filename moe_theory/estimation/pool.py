@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool
 from moe_theory.estimation.smooth import AbstractProblem
 from moe_theory.estimation.trust_region import (
     CONVERGED,
+    FIRST_RADIUS,
     ITERATION_LIMIT,
     RUNNING,
     Standpoint,
@@ -182,6 +183,28 @@ class Pool:
         device, shared = next(iter(self._shared.items()))
         data, states = jax.device_put((data, states), device)
         return self._programs.stand(shared, data, self._programs.centre(shared, data, states))
+
+    def resume(self, data: Any, states: State, longest: int = LONGEST) -> State:
+        """Take lanes up again where they ended, as wide as a start and blind to how they came there.
+
+        Args:
+            data, states: of any number of lanes; the states ``centred``.
+            longest: iterations after which a lane is given up.
+
+        Returns:
+            Their ends; iterations add up.
+        """
+        device = next(iter(self._shared))
+        granted = states.iterations + longest
+        waiting = states._replace(
+            radius=np.full_like(states.radius, FIRST_RADIUS), status=np.full_like(states.status, RUNNING)
+        )
+        ended: State = until_settled(
+            functools.partial(self._advanced, device),
+            lambda lanes: (lanes.status == RUNNING) & (lanes.iterations < granted),
+            self.lanes, data, waiting,
+        )  # fmt: skip
+        return ended._replace(status=np.where(ended.status == RUNNING, ITERATION_LIMIT, ended.status))
 
     def _beginner(self, device: Any) -> Callable[[Any, np.ndarray], State]:
         return lambda data, starts: _waited(device, self._programs.begin(self._shared[device], data, starts))

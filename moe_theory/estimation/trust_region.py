@@ -55,7 +55,7 @@ NEAR = 0.1
 """A bound presses along a gauge orbit from no farther than this, in the frame's units."""
 CORRECTIONS = 4
 STIFF = 1.0
-LARGEST_RADIUS = 4.0
+FIRST_RADIUS, LARGEST_RADIUS = 0.5, 4.0
 GROWTH, SHRINKAGE = 2.0, 0.3
 """Of the trust radius after a step that kept what the model promised, and after one that did not."""
 TRIES = 2
@@ -385,7 +385,5 @@ def initial_state(problem: AbstractProblem, z: Float[Array, " z"]) -> State:
     """The state of a lane that starts at z, which must lie inside Theta."""
     level = problem.value(z)
     barrier = jnp.maximum(FIRST_BARRIER, FIRST_SHARE * level)
-    one = jnp.ones((), jnp.float64)
-    return State(
-        z, barrier / problem.slacks(z), barrier, 0.5 * one, level, jnp.inf * one, jnp.int64(RUNNING), jnp.int64(0)
-    )
+    radius, infinite = jnp.asarray(FIRST_RADIUS), jnp.full((), jnp.inf)
+    return State(z, barrier / problem.slacks(z), barrier, radius, level, infinite, jnp.int64(RUNNING), jnp.int64(0))

@@ -345,7 +345,7 @@ def certified(
     wanted = with_modulus or figures is not None or store is not None
     bounds = modulus_of(mean, subject.mixture, found) if wanted and mean is not None else None
     known = modulus(subject.mixture, found.first, []) if wanted and mean is not None else None
-    blocks = cell_moduli(subject.density) if wanted and subject.density is not None else None
+    blocks = cell_moduli(subject.density, subject.mixture, found) if wanted and subject.density is not None else None
     if bounds is not None and figures is not None:
         assert isinstance(problem, ProblemSpec)
         modulus_figure(model, bounds, problem.sigma, figures / f"modulus-{model}")

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from moe_theory.estimation.certificate import SPREAD, Certificate, explain, judge
-from moe_theory.estimation.pool import LONGEST, Finished, Lane, Pool
+from moe_theory.estimation.pool import DOMINATED, LONGEST, Finished, Lane, Pool
 from moe_theory.estimation.trust_region import CONVERGED, State
 from moe_theory.jitting import jitted
 
@@ -73,6 +73,7 @@ class AbstractReplicator(ABC):
     def __init__(self, pool: Pool, block: int, compile_size: int = COMPILE_SIZE):
         self._pool, self._block, self._compile_size = pool, block, compile_size
         self._judge = jitted(jax.vmap(judge))
+        self._longest = LONGEST
 
     @abstractmethod
     def draw(self, n: int, number: int) -> Replication:
@@ -97,6 +98,7 @@ class AbstractReplicator(ABC):
         """
         self._owners: list[Replication] = []
         self._begun = time.monotonic()
+        self._longest = longest
         waiting: dict[Gap, list[Replication]] = {}
         lanes = self._lanes(gaps, waiting)
         for end in self._pool.run(lanes, longest):
@@ -135,19 +137,38 @@ class AbstractReplicator(ABC):
         """Certify the ends of all lanes and choose the fit of every replication, all of whose lanes have ended."""
         lanes = [(member, end) for member in members for end in sorted(member.ends, key=lambda end: end.order)]
         data = stacked([member.data for member, _ in lanes])
-        states = stacked([end.state for _, end in lanes])
-        certificates = self.padded(self._certify, data, states, np.array([member.truth_value for member, _ in lanes]))
-        rows, best, far, starts, offset = [], [], [], [], 0
-        for member in members:
-            count = len(member.kinds)
-            of_member = jax.tree.map(lambda leaf, o=offset, c=count: leaf[o : o + c], (certificates, states))
-            row, own, untied = judge_starts(member, *of_member)
+        truths = np.array([member.truth_value for member, _ in lanes])
+        states, certificates = self._settled(members, data, stacked([end.state for _, end in lanes]), truths)
+        rows, best, far, starts = [], [], [], []
+        for member, place in _places(members):
+            row, own, untied = judge_starts(member, *_taken((certificates, states), place))
             rows.append(row)
-            best.append(offset + own)
-            far.append(offset + (own if untied is None else untied))
+            best.append(place[own])
+            far.append(place[own if untied is None else untied])
             starts.append(member.starts[own])
-            offset += count
         return Chosen(pd.DataFrame(rows), data, states, np.array(best), np.array(far), np.stack(starts))
+
+    def _settled(
+        self, members: list[Replication], data: Any, states: State, truths: np.ndarray
+    ) -> tuple[State, Certificate]:
+        """Ends and certificates of all lanes, after those that keep a fit from being certified had a second chance.
+
+        A lane judges itself with multipliers near mu / s, its certificate with mu / s: where a curvature is all but
+        zero the two may differ, and the lane goes on from there. It keeps its first end if the second is higher.
+        """
+        certificates = self.padded(self._certify, data, states, truths)
+        found = [place[doubtful(*_taken((certificates, states), place))[1]] for _, place in _places(members)]
+        again = np.concatenate(found)
+        if not again.size:
+            return states, certificates
+        own_data, own_truths = _taken((data, truths), again)
+        centred = self.padded(lambda *lane: self._pool.stand(*lane).state, own_data, _taken(states, again))
+        ended = self._pool.resume(own_data, centred, self._longest)
+        judged = self.padded(self._certify, own_data, ended, own_truths)
+        kept = judged.excess <= certificates.excess[again] + SPREAD
+        for old, new in zip(jax.tree.leaves((states, certificates)), jax.tree.leaves((ended, judged)), strict=True):
+            old[again[kept]] = new[kept]
+        return states, certificates
 
     def padded(self, function: Any, *arguments: Any) -> Any:
         """Apply a vmapped function in blocks of the sweep's size, the last one filled up with its first lane."""
@@ -168,9 +189,9 @@ def judge_starts(
 ) -> tuple[dict[str, Any], int, int | None]:
     """Choose the replication's fit among its starts and say how sure that is: (row, best lane, best untied lane)."""
     excess, passed = certificates.excess, certificates.passed
-    best = int(np.argmin(np.where(passed, excess, np.inf))) if passed.any() else int(np.nanargmin(excess))
-    lower = np.flatnonzero(~passed & (excess < excess[best] - SPREAD) & (states.status != 4))
-    certified = bool(passed[best]) and lower.size == 0
+    best, doubts = doubtful(certificates, states)
+    lower = doubts[doubts != best]
+    certified = doubts.size == 0
     own = jax.tree.map(lambda leaf: leaf[best], certificates)
     reason = explain(own) if lower.size == 0 else f"{lower.size} uncertified starts reached a lower objective"
     status = "converged_at_bound" if certified and own.at_bound else STATUS[int(states.status[best])]
@@ -200,6 +221,29 @@ def judge_starts(
         "converged_starts": int((states.status == CONVERGED).sum()),
     }
     return row, best, far
+
+
+def doubtful(certificates: Certificate, states: State) -> tuple[int, np.ndarray]:
+    """The lane that is a replication's fit, and the lanes for which the fit is not certified: itself, if it did not
+    pass, and those that reached a lower objective and did not."""
+    excess, passed = certificates.excess, certificates.passed
+    best = int(np.argmin(np.where(passed, excess, np.inf))) if passed.any() else int(np.nanargmin(excess))
+    lower = ~passed & (excess < excess[best] - SPREAD) & (states.status != DOMINATED)
+    lower[best] = not passed[best]
+    return best, np.flatnonzero(lower)
+
+
+def _places(members: list[Replication]) -> Iterator[tuple[Replication, np.ndarray]]:
+    """Every replication and where its lanes are among those of all."""
+    first = 0
+    for member in members:
+        yield member, np.arange(first, first + len(member.kinds))
+        first += len(member.kinds)
+
+
+def _taken(tree: Any, place: np.ndarray) -> Any:
+    """The same lanes of every leaf."""
+    return jax.tree.map(lambda leaf: leaf[place], tree)
 
 
 def stacked(trees: list[Any]) -> Any:

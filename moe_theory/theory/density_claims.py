@@ -44,7 +44,7 @@ SEEN_BY_ITSELF = (
 )
 COMMON_FACTOR = (
     "every true atom is fitted twice: where the gates of all cells split alike, all are multiplied by one function "
-    "of x, which the softmax divides out, and the density does not change at all; with gates apart the rest is regular"
+    "of x, which the softmax divides out, and the density does not change at all"
 )
 TRANSLATION = "a translation of x makes any c zero and leaves A as it is, so A cannot be better off than Gamma and nu"
 
@@ -76,9 +76,6 @@ DIFFERENT: Mapping[str, Mapping[tuple[str, str], Other]] = MappingProxyType({
     "softmax-gated-k4": {
         ("pair", ALL): Other(_power("pair", 1), NO_POWER, COMMON_FACTOR),
         ("pair", "gate"): Other(_power("pair", 1), NO_POWER, COMMON_FACTOR),
-        ("pair", "intercept"): Other(_power("pair", 1), HALF, COMMON_FACTOR),
-        ("pair", "slope"): Other(_power("pair", 2), HALF, COMMON_FACTOR),
-        ("pair", "noise"): Other(_power("pair", 2), HALF, COMMON_FACTOR),
         ("triple", "gate"): Other(_power("triple", 1), QUARTER, SEEN_BY_ITSELF),
         ("triple", "slope"): Other(_power("triple", 2), QUARTER, SEEN_BY_ITSELF),
     },

@@ -24,9 +24,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Array
 
 from moe_theory.theory.blame import Blame, blame_of, exact_blocks, reason_of
-from moe_theory.theory.following import followed, insisted, looked
+from moe_theory.theory.following import followed, hidden_measures, insisted, looked
 from moe_theory.theory.frozen_cells import FrozenMargin, frozen_margin
 from moe_theory.theory.gauges import GaugePart, common_gauge_of, gauge_of, orbit_split
 from moe_theory.theory.laws import Prediction
@@ -201,6 +202,21 @@ def _along_gauge(
     seen = None if orbit is None else followed(mixture, orbit)
     hidden = seen is not None and seen.is_invisible
     return together._replace(visibility=seen, by_gauge=True) if hidden else together
+
+
+def hidden_together(mixture: Mixture, found: Identifiability) -> list[tuple[Array, Array, Array]] | None:
+    """The farthest split of all atoms at once along their common gauge that leaves f as it is: (weights, atoms, common)
+    of every set. None where `identify` found none.
+
+    Args:
+        mixture: the truth.
+        found: of it.
+    """
+    seen, cells = found.together.visibility, cells_of(mixture)
+    orbit = orbit_split(mixture, found.first, cells) if found.together.by_gauge else None
+    if orbit is None or seen is None or not seen.is_invisible:
+        return None
+    return next(hidden_measures(mixture, orbit), None)
 
 
 def _followed(

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe_theory.estimation.certificate import certify, judge
+from moe_theory.estimation.certificate import SPREAD, certify, judge
 from moe_theory.estimation.least_squares import Problem
 from moe_theory.estimation.pool import DOMINATED, DOMINATED_MARGIN, Lane, Pool
 from moe_theory.estimation.space import Chart
 from moe_theory.estimation.starts import StartMaker, plan_named
-from moe_theory.estimation.trust_region import CONVERGED, DECREMENT
+from moe_theory.estimation.trust_region import CONVERGED, DECREMENT, ITERATION_LIMIT
 from moe_theory.sampling.statistics import draw_statistics
 from moe_theory.study.problem import build
 from moe_theory.study.spec import ProblemSpec
@@ -144,6 +144,24 @@ def test_a_pool_judges_as_certify_does(quick, chart, pool, lanes, ends):
         np.testing.assert_allclose(made.gap[place], one.gap, rtol=1e-9)
         np.testing.assert_allclose(made.decrement[place], one.decrement, rtol=1e-3, atol=1e-9)
         assert bool(made.passed[place]) == bool(one.passed)
+
+
+def test_lanes_that_were_given_up_are_taken_up_again(pool, lanes, ends):
+    """From where they were, no higher than there, and iterations add up."""
+    early = {end.owner: end.state for end in pool.run(iter(lanes), longest=1)}
+    chosen = [owner for owner, end in ends.items() if end.status == CONVERGED and early[owner].status != CONVERGED]
+    assert len(chosen) > BLOCK
+    data, states = (
+        jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
+        for parts in ([lanes[owner].data for owner in chosen], [early[owner] for owner in chosen])
+    )
+    ended = pool.resume(data, states)
+    assert np.mean(ended.status == CONVERGED) > 0.9
+    assert (ended.iterations > states.iterations).all()
+    assert (ended.value <= states.value + SPREAD).all()
+    briefly = pool.resume(data, states, longest=2)
+    assert (briefly.iterations <= states.iterations + 2).all()
+    assert (briefly.status == ITERATION_LIMIT).any()
 
 
 @pytest.mark.parametrize(

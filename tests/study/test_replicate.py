@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from moe_theory.estimation.certificate import LARGEST_DECREMENT
+from moe_theory.estimation.certificate import LARGEST_DECREMENT, SPREAD
+from moe_theory.estimation.pool import LONGEST, Pool
 from moe_theory.sampling.statistics import draw_raw, summarise_raw
 from moe_theory.study import replicate as module
 from moe_theory.study.replicate import Replicator
@@ -61,6 +62,27 @@ def test_a_small_over_fitted_problem_is_certified(rows):
     assert (rows["starts_agreeing"].between(1, rows["starts_certified"])).all()
     assert (rows["spread"] >= 0).all()
     assert (rows["far_excess"].dropna() >= 0).all()
+
+
+def test_a_fit_that_was_given_up_has_a_second_chance(over, rows, monkeypatch):
+    """All lanes stop early; the fit is what it would have been, because those that matter go on."""
+    resumed = []
+
+    def counted(self, data, states, longest):
+        resumed.append(states)
+        return as_it_is(self, data, states, LONGEST)
+
+    as_it_is = Pool.resume
+    monkeypatch.setattr(Pool, "resume", lambda self, data, states, longest: states)
+    given_up = next(iter(over.cells([(N, 0, 6)], longest=1)))[1]
+    assert not given_up["certified"].all()
+    monkeypatch.setattr(Pool, "resume", counted)
+    taken_up = next(iter(over.cells([(N, 0, 6)], longest=1)))[1]
+    assert resumed
+    assert taken_up["certified"].sum() > given_up["certified"].sum()
+    later = taken_up["certified"] & ~given_up["certified"]
+    assert (taken_up["excess"] <= given_up["excess"] + SPREAD)[later].all()
+    assert (taken_up["iterations"] >= given_up["iterations"])[later].all()
 
 
 def test_errors_fit_together(rows):
