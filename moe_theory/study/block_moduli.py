@@ -19,11 +19,8 @@ from matplotlib.figure import Figure
 
 from moe_theory.study.density_problem import DensitySetup
 from moe_theory.study.figures import save_figure, style
-from moe_theory.theory.density_families import MixtureSet
 from moe_theory.theory.density_modulus import covariance_split, density_modulus, hellinger
 from moe_theory.theory.envelope import Modulus, envelope
-from moe_theory.theory.identifiability import Identifiability, hidden_together
-from moe_theory.theory.margins import Mixture
 from moe_theory.theory.mixture_losses import KINDS, block_losses
 from moe_theory.theory.summaries import ErrorCurve
 
@@ -76,7 +73,6 @@ def block_moduli(
     cells: Sequence[int] | None = None,
     until: float = 0.0,
     covariances: bool = False,
-    hidden: Sequence[Float[np.ndarray, "k q"]] = (),
 ) -> BlockModuli:
     """Envelopes over cells and directions.
 
@@ -88,7 +84,6 @@ def block_moduli(
         cells: true atoms to part; all by default.
         until: the first distance below it ends a direction.
         covariances: whether covariances are parted by themselves, too.
-        hidden: more measures, such as invisible splits of several atoms at once.
     """
     kind = next(name for name, count in KINDS.items() if count == atoms)
     errors = jax.jit(
@@ -96,7 +91,7 @@ def block_moduli(
     )
     pairs: dict[str, list[tuple[float, float]]] = {}
     parted = range(len(setup.rows)) if cells is None else cells
-    for splits in _splits(setup, atoms, directions, amplitudes, parted, covariances, hidden):
+    for splits in _splits(setup, atoms, directions, amplitudes, parted, covariances):
         for distance, rows in splits:
             found = errors(jnp.asarray(rows)) if np.isfinite(distance) else {}
             for name, error in found.items():
@@ -115,9 +110,8 @@ def _splits(
     amplitudes: Sequence[float],
     cells: Iterable[int],
     covariances: bool,
-    hidden: Sequence[Float[np.ndarray, "k q"]],
 ) -> Iterator[Iterator[tuple[float, np.ndarray]]]:
-    """(Hellinger distance, rows) by falling amplitude, one iterator per cell and direction; then what is given."""
+    """(Hellinger distance, rows) by falling amplitude, one iterator per cell and direction."""
     model, space, truth = setup.model, setup.space, setup.rows
     points = jax.tree.map(jnp.asarray, setup.points(1e15 * setup.grid.probability))
 
@@ -126,20 +120,17 @@ def _splits(
             found = density_modulus(model, space, truth, points, cell, atoms, np.array(direction), [amplitude])
             yield float(found.distances[0]), found.rows[0]
 
-    def away(rows: np.ndarray) -> tuple[float, np.ndarray]:
-        return float(hellinger(model, jnp.asarray(rows), jnp.asarray(truth), points)), rows
-
     def in_covariances(cell: int, entry: int) -> Iterator[tuple[float, np.ndarray]]:
         for amplitude in amplitudes:
-            yield away(covariance_split(model, space, truth, cell, atoms, entry, amplitude))
+            rows = covariance_split(model, space, truth, cell, atoms, entry, amplitude)
+            yield float(hellinger(model, jnp.asarray(rows), jnp.asarray(truth), points)), rows
 
     for cell in cells:
         yield from (along(cell, direction) for direction in directions)
         yield from (in_covariances(cell, entry) for entry in range(len(model.free) * covariances))
-    yield from (iter([away(rows)]) for rows in hidden)
 
 
-def cell_moduli(setup: DensitySetup, mixture: Mixture, found: Identifiability) -> dict[str, Modulus]:
+def cell_moduli(setup: DensitySetup) -> dict[str, Modulus]:
     """Envelopes of cells of two and of three atoms, by error: 'pair', 'pair_center', ..., 'triple', ....
 
     Slopes are those at h(n) for n between ``SIZES``. All blocks of a cell together fall as the slowest of them in the
@@ -147,24 +138,47 @@ def cell_moduli(setup: DensitySetup, mixture: Mixture, found: Identifiability) -
 
     Args:
         setup: a density problem with d = 1.
-        mixture, found: its functions and what was found of them. Where every atom can be fitted twice, an invisible
-            split of all at once is a measure too, and a block that it parts has no rate.
     """
-    own, spare = mixture[0], setup.k_fit - len(setup.rows)
-    assert isinstance(own, MixtureSet)
-    sets = hidden_together(mixture, found) if spare >= len(setup.rows) else None
-    hidden = [np.asarray(own.rows(own.measure(*each))) for each in sets or ()]
     amplitudes = (FARTHEST * SHRINK ** np.arange(MOST_AMPLITUDES)).tolist()
-    every: dict[str, Modulus] = {}
+    found: dict[str, Modulus] = {}
     for kind, atoms in (("pair", 2), ("triple", 3)):
-        moduli = block_moduli(setup, atoms, DIRECTIONS, amplitudes, until=NEAREST, covariances=True, hidden=hidden)
-        blocks = {
-            name: each._replace(slope=-2.0 * moduli.exponent(name, *SIZES))
-            for name, each in moduli.blocks.items()
-            if name != kind
-        }
-        every |= {kind: min(blocks.values(), key=lambda each: each.slope), **blocks}
-    return every
+        moduli = block_moduli(setup, atoms, DIRECTIONS, amplitudes, until=NEAREST, covariances=True)
+        found |= _with_slopes(kind, moduli)
+    return found
+
+
+def moduli_together(
+    setup: DensitySetup, cells: Mapping[str, Modulus], rows: Float[np.ndarray, "k q"]
+) -> dict[str, Modulus]:
+    """Envelopes of cells of two where every true atom is fitted twice: an invisible split of all is a measure too.
+
+    A block that this parts has no rate; the others are as in a cell by itself.
+
+    Args:
+        setup: as for ``cell_moduli``.
+        cells: what that found.
+        rows: a measure with the density of the truth and two atoms in each cell.
+    """
+    model, points = setup.model, jax.tree.map(jnp.asarray, setup.points(1e15 * setup.grid.probability))
+    distance = float(hellinger(model, jnp.asarray(rows), jnp.asarray(setup.rows), points))
+    errors = block_losses(model, model.measure(jnp.asarray(rows)), setup.truth, setup.metric).errors
+    blocks = {}
+    for name, own in cells.items():
+        if name.startswith("pair_"):
+            alone = list(zip(own.distances.tolist(), own.losses.tolist(), strict=True))
+            here = [(distance, float(errors[name]))] if float(errors[name]) > 0.0 else []
+            blocks[name] = envelope(alone + here)
+    return _with_slopes("pair", BlockModuli(blocks, len(rows) * model.row_size - 1))
+
+
+def _with_slopes(kind: str, moduli: BlockModuli) -> dict[str, Modulus]:
+    """Every block's envelope with its slope between ``SIZES``, and under ``kind`` the slowest."""
+    blocks = {
+        name: each._replace(slope=-2.0 * moduli.exponent(name, *SIZES))
+        for name, each in moduli.blocks.items()
+        if name != kind
+    }
+    return {kind: min(blocks.values(), key=lambda each: each.slope), **blocks}
 
 
 def moduli_figure(

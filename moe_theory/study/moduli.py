@@ -23,14 +23,18 @@ SHOWN = (1e-7, 1.0)
 """delta that is drawn; a measure that does not move f_G, wherever it lies, is a line from the left edge on."""
 
 
-def modulus_of(setup: Setup, mixture: Mixture, found: Identifiability) -> Modulus:
+def modulus_of(setup: Setup | None, mixture: Mixture, found: Identifiability) -> Modulus:
     """Lower bounds of a problem with one atom too many.
 
     Splits of the truth along one block as far as Theta allows (``block_splits``) and the farthest invisible one that
     the margins lead to are candidates too: where one is invisible it is the height of the plateau.
+
+    Args:
+        setup: the regression; None of a low-rank density, whose splits all show.
+        mixture, found: functions and margins.
     """
     cells = [(each.cell, each.second) for each in found.cells]
-    return modulus(mixture, found.first, cells, extra=_far_splits(setup))
+    return modulus(mixture, found.first, cells, extra=[] if setup is None else _far_splits(setup))
 
 
 def _far_splits(setup: Setup) -> list[tuple[float, float]]:

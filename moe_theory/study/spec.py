@@ -285,8 +285,8 @@ def problem_hash(sweep: SweepSpec) -> str:
     )
 
 
-CERTIFY_REVISION = 4
-"""Raised by hand whenever a change of the code changes what certify finds."""
+CERTIFY_REVISION, CERTIFY_DENSITY_REVISION = 4, 5
+"""Raised by hand whenever a change of the code changes what certify finds of means, and of densities."""
 
 
 def truth_hash(problem: Specification) -> str:
@@ -299,7 +299,8 @@ def truth_hash(problem: Specification) -> str:
     fitted = {"k_fit", "weight_floor", *(("sigma",) if regression else ())}
     settings = problem.model_dump(mode="json", exclude_defaults=True, exclude=fitted)
     kind = {} if regression else {"kind": type(problem).__name__}
-    return _digest({"problem": settings, "revision": CERTIFY_REVISION, **kind})
+    revision = CERTIFY_REVISION if regression else CERTIFY_DENSITY_REVISION
+    return _digest({"problem": settings, "revision": revision, **kind})
 
 
 def _digest(settings: Mapping[str, Any]) -> str:

@@ -164,7 +164,9 @@ def _other_two(
 ) -> tuple[Prediction | None, Modulus | None]:
     """The law that the margins predict of an error, and the modulus that speaks of it."""
     if isinstance(problem, DensityProblemSpec):
-        own = _modulus(found["block_moduli"].get(measure.column.removesuffix("_error")))
+        everywhere = found.get("block_moduli_all_cells_at_once", {}) if problem.k_fit >= 2 * problem.k_true else {}
+        moduli = {**found["block_moduli"], **everywhere}
+        own = _modulus(moduli.get(measure.column.removesuffix("_error")))
         return foreseen_of_density(measure, found["laws"], problem), own
     return foreseen(measure, found["laws"], problem), bound if measure.column in ("D_1", *SQUARED) else None
 

@@ -80,7 +80,7 @@ class AbstractDensitySet(AbstractSet):
         self, weights: Float[Array, " k_fit"], atoms: Float[Array, "k_fit q"], common: Float[Array, " c"]
     ) -> Float[Array, " N"]:
         """p_G - p_{G*}, scaled."""
-        log_densities = self.base.log_densities(self.rows(self.measure(weights, atoms, common)), self.x, self.y)
+        log_densities = _log_densities(self.base, self.rows(self.measure(weights, atoms, common)), self.x, self.y)
         return jnp.sqrt(self.volume) * jnp.exp(0.5 * self.true) * jnp.expm1(log_densities - self.true)
 
     def at(self, weights: Float[Array, " k"], atoms: Float[Array, "k q"], common: Float[Array, " c"]) -> AbstractSet:
@@ -217,6 +217,29 @@ def free_mixture(
         metric: of its parameters.
     """
     return (MixtureSet(model=model, metric=metric, **_parts(model, model.rows(truth), truth, grid)),)
+
+
+def _log_densities(
+    base: AbstractDensity, rows: Float[Array, "k q"], x: Float[Array, "N d"], y: Float[Array, "N o"]
+) -> Float[Array, " N"]:
+    """log p_G at the cells. Derivatives in many directions at once are one product with the scores, each atom's times
+    its share of p_G: a quarter of the time of pushing every direction through p_G."""
+
+    @jax.custom_jvp
+    def log_p(rows: Float[Array, "k q"]) -> Float[Array, " N"]:
+        return base.log_densities(rows, x, y)
+
+    @log_p.defjvp
+    def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+        (at,), (moved,) = primals, tangents
+        slopes = jax.nn.softmax(base.log_terms(at, x, y), axis=0)[..., None] * base.scores(at, x, y)
+        change, gate = jnp.einsum("knq,kq->n", slopes, moved), base.log_gate(at, x)
+        if gate is not None:
+            moved_gate = jax.jvp(lambda rows: base.log_gate(rows, x), (at,), (moved,))[1]
+            change = change - jnp.sum(jax.nn.softmax(gate, axis=0) * moved_gate, axis=0)
+        return log_p(at), change
+
+    return log_p(rows)
 
 
 def _at_truth(

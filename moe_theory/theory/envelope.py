@@ -26,7 +26,8 @@ class Modulus(NamedTuple):
     """Lower bounds of omega, each proved by a measure that was evaluated.
 
     Attributes:
-        distances: || f_G - f_{G*} ||, increasing; rounding is cut at ``RESOLVED``.
+        distances: || f_G - f_{G*} ||, or chi of a density (``two_densities``), increasing; rounding is cut at
+            ``RESOLVED``.
         losses: D_12 of the same measures, the largest so far: omega(distance) is at least this.
         slope: of log omega in log delta over ``RANGE``; 0 on a plateau.
     """
@@ -65,6 +66,22 @@ class Modulus(NamedTuple):
         """
         reach = np.sqrt(n)[:, None] * self.distances / (2.0 * sigma)
         return np.max(self.losses * ndtr(-reach), axis=1)
+
+    def two_densities(self, n: Float[np.ndarray, " sizes"]) -> Float[np.ndarray, " sizes"]:
+        """The same of n draws from a density, whose distances are chi = || (p_G - p_{G*}) / sqrt(p_{G*}) ||:
+
+            B_n = max_G D(G, G*) ( 1 - ( 1 - (1 + chi^2)^(-n) )^(1/2) ) / 2.
+
+        Proof. As above with 1 - TV >= 1 - (1 - A^(2n))^(1/2), A = int sqrt(p_G p_{G*}) the affinity of one draw (Le
+        Cam), and A >= exp( - KL(p_G, p_{G*}) / 2 ) >= (1 + chi^2)^(-1/2), twice by Jensen's inequality.
+
+        Args:
+            n: sample sizes.
+
+        Source: Tsybakov 2009, chapter 2; our derivation of the form.
+        """
+        apart = -np.expm1(-n[:, None] * np.log1p(self.distances**2))
+        return np.max(0.5 * self.losses * (1.0 - np.sqrt(apart)), axis=1)
 
 
 def envelope(found: Sequence[tuple[float, float]]) -> Modulus:

@@ -27,10 +27,10 @@ from moe_theory.theory.visibility import (
     Where,
     at_truth,
     descend,
-    jacobian_of,
+    jacobian_at,
     measure_of,
     reach_of,
-    residual_of,
+    residual_at,
     simplex,
     visibility,
 )
@@ -173,10 +173,11 @@ def _longest(mixture: Mixture, split: Split, atoms: Sequence[int]) -> _Curve:
 def _curve(mixture: Mixture, where: Where, apart: Sequence[Float[np.ndarray, "_ q"]], reach: float) -> _Curve:
     """The curve that begins along ``apart``."""
     t = FIRST_AMPLITUDE * reach
-    start, unravel = ravel_pytree(at_truth(mixture, [t * each for each in apart]))
-    guess = np.asarray(start)
+    start = at_truth(mixture, [t * each for each in apart])
+    flat, unravel = ravel_pytree(start)
+    guess = np.asarray(flat)
     points: list[_Point] = []
-    while t <= reach and (point := _corrected(mixture, where, unravel, guess, t)) is not None:
+    while t <= reach and (point := _corrected(mixture, where, start, guess, t)) is not None:
         step = point.free - points[-1].free if points else point.free
         length = point.amplitude - points[-1].amplitude if points else point.amplitude
         points.append(point)
@@ -188,15 +189,15 @@ def _curve(mixture: Mixture, where: Where, apart: Sequence[Float[np.ndarray, "_ 
 def _corrected(
     mixture: Mixture,
     where: Where,
-    unravel: Callable[[Array], Free],
+    like: Free,
     guess: Float[np.ndarray, " free"],
     amplitude: float,
 ) -> _Point | None:
     """Newton's method at one amplitude: the nearest point within ``SOLVED``, polished by one step more; or None."""
     here, t, found = guess, jnp.asarray(amplitude), None
     for _ in range(CORRECTIONS):
-        free = unravel(jnp.asarray(here))
-        residual = np.asarray(residual_of(mixture, where, free, t))
+        point = jnp.asarray(here)
+        residual = np.asarray(residual_at(mixture, where, like, t, point))
         size = float(np.linalg.norm(residual))
         if not size < LOST:
             break
@@ -205,7 +206,7 @@ def _corrected(
             return _Point(amplitude, here, distance) if distance < found.distance else found
         if size <= SOLVED:
             found = _Point(amplitude, here, float(np.linalg.norm(residual[:-1])))
-        jacobian = np.asarray(jacobian_of(mixture, where, free, t))
+        jacobian = np.asarray(jacobian_at(mixture, where, like, t, point))
         if not np.all(np.isfinite(jacobian)):  # parts that have met have an amplitude without a derivative
             break
         left, values, right = svd(jacobian)

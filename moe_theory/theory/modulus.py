@@ -2,7 +2,8 @@
 
 Every measure G that is found is a certificate of its own: with delta = || f_G - f_{G*} || and D = D_12(G, G*), both
 computed at G, omega(delta) >= D. Norms are those of L2(mu), squares summed over the entries of an output; D_12 is the
-loss of the simulations, frozen atoms with cells of their own (``voronoi``). Candidates are, for amplitudes t over
+loss of the simulations, frozen atoms with cells of their own (``voronoi``). Of a density f is p / sqrt(p_{G*}), and the
+noise of n draws is n^(-1/2) in its units. Candidates are, for amplitudes t over
 several decades,
 
 - the best split of each true atom at amplitude t, everything else free (``visibility.descend``), each begun where the
@@ -10,7 +11,8 @@ several decades,
 - the motion of all atoms by t along the direction of the first-order margin, which D feels at power one.
 
 The least-squares error tracks omega(sigma sqrt(p / n)): a log-log slope a of omega means the rate n^(-a/2), without any
-noise. *Minimax side*: ``envelope.Modulus.two_points``. Source: theory section 8; our derivation of the candidates.
+noise. *Minimax side*: ``two_points`` and ``two_densities`` of ``envelope.Modulus``. Source: theory section 8; our
+derivation of the candidates.
 """
 
 from collections.abc import Sequence

@@ -149,7 +149,6 @@ def _amplitude(mixture: Mixture, where: Where, free: Free) -> Float[Array, ""]:
     return jnp.sqrt(sum(squares, jnp.zeros(())))
 
 
-@filter_jitted
 def residual_of(mixture: Mixture, where: Where, free: Free, amplitude: Array) -> Float[Array, " N_1"]:
     """f_{G_t} - f_{G*}, and the relative error of the amplitude.
 
@@ -161,10 +160,16 @@ def residual_of(mixture: Mixture, where: Where, free: Free, amplitude: Array) ->
 
 
 @filter_jitted
-def jacobian_of(mixture: Mixture, where: Where, free: Free, amplitude: Array) -> Float[Array, "N_1 free"]:
-    """Its derivative in all that is free."""
-    flat, unravel = ravel_pytree(free)
-    return jax.jacfwd(lambda point: residual_of(mixture, where, unravel(point), amplitude))(flat)
+def residual_at(mixture: Mixture, where: Where, like: Free, amplitude: Array, point: Array) -> Float[Array, " N_1"]:
+    """`residual_of` where all that is free is one vector, of the parts of ``like``."""
+    return residual_of(mixture, where, ravel_pytree(like)[1](point), amplitude)
+
+
+@filter_jitted
+def jacobian_at(mixture: Mixture, where: Where, like: Free, amplitude: Array, point: Array) -> Float[Array, "N_1 free"]:
+    """Its derivative in that vector."""
+    unravel = ravel_pytree(like)[1]
+    return jax.jacfwd(lambda moved: residual_of(mixture, where, unravel(moved), amplitude))(point)
 
 
 def at_truth(mixture: Mixture, apart: Sequence[Float[np.ndarray, "_ q"]]) -> Free:
@@ -313,25 +318,26 @@ def descend(
         amplitude: t.
         iterations: at most so many.
     """
-    flat, unravel = ravel_pytree(at_truth(mixture, apart))
+    start = at_truth(mixture, apart)
+    flat, unravel = ravel_pytree(start)
     here, damping, t = np.asarray(flat), 1e-3, jnp.asarray(amplitude)
 
     def look(function: Callable[..., Array], point: np.ndarray) -> np.ndarray:
-        return np.asarray(function(mixture, where, unravel(jnp.asarray(point)), t))
+        return np.asarray(function(mixture, where, start, t, jnp.asarray(point)))
 
-    residual = look(residual_of, here)
+    residual = look(residual_at, here)
     for _ in range(iterations):
         size = float(np.linalg.norm(residual))
         if size <= 0.1 * RESOLVED:
             break
-        jacobian = look(jacobian_of, here)
+        jacobian = look(jacobian_at, here)
         if not np.all(np.isfinite(jacobian)):  # parts that have met have an amplitude without a derivative
             break
         left, values, right = svd(jacobian)
         pulled, gained = left.T @ residual, False
         while damping < 1e8 and not gained:
             step = -right.T @ (pulled * values / (values**2 + damping * values[0] ** 2 * min(1.0, size)))
-            trial = look(residual_of, here + step)
+            trial = look(residual_at, here + step)
             gained = float(np.linalg.norm(trial)) < size
             damping *= 0.1 if gained else 10.0
             if gained:

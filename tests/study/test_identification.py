@@ -10,12 +10,14 @@ import pytest
 from moe_theory.errors import InputError
 from moe_theory.models.measure import MixingMeasure
 from moe_theory.models.regression import RegressionModel
-from moe_theory.study.certify_problem import problem_of
+from moe_theory.study.block_moduli import moduli_together
+from moe_theory.study.certify_problem import problem_of, subject_of
 from moe_theory.study.identification import CELL_SIZES, Certified, certified
 from moe_theory.study.problem import build
 from moe_theory.study.spec import ProblemSpec
 from moe_theory.theory.claims import CLAIMS
-from moe_theory.theory.identifiability import identify
+from moe_theory.theory.envelope import INVISIBLE, Modulus
+from moe_theory.theory.identifiability import hidden_together, identify
 from moe_theory.theory.laws import Prediction
 from moe_theory.theory.registered_families import mixture_of
 from moe_theory.theory.user_families import user_mixture
@@ -171,7 +173,32 @@ def test_orders_of_mixtures_with_free_parameters(name, hidden):
     assert found.law_together == (Prediction("no-power") if hidden else None)
 
 
-def test_a_model_and_its_settings_are_checked():
+def test_the_split_of_all_softmax_atoms_leaves_their_density_and_parts_their_gates():
+    """So that beta1 has no rate with four atoms for two, and has one with three."""
+    subject = subject_of(problem_of("softmax-gated-k4", {}))
+    sets = hidden_together(subject.mixture, identify(subject.mixture))
+    assert subject.density is not None
+    assert sets is not None
+    (own,), (measure,) = subject.mixture, sets
+    rows = np.asarray(own.rows(own.measure(*measure)))
+    alone = Modulus(np.array([1e-9, 1e-1]), np.array([1e-3, 1e-1]), 0.5)
+    found = moduli_together(subject.density, {"pair_gate": alone, "pair_intercept": alone}, rows)
+    assert found["pair_gate"].distances[0] <= INVISIBLE
+    assert found["pair_gate"].losses[0] > 0.1
+    assert found["pair"].slope == found["pair_gate"].slope == 0.0
+    assert found["pair_intercept"].slope == pytest.approx(0.25, abs=1e-6)
+
+
+def test_a_low_rank_density_has_a_modulus_of_the_rate_that_its_margins_predict():
+    found = certified("gaussian-density-replora-over", {}, with_modulus=True)
+    assert found.modulus is not None
+    assert found.modulus_exact is not None
+    assert found.found.law(2) == Prediction("power", -1 / 4)
+    assert found.modulus.slope == pytest.approx(1.0, abs=0.05)
+    assert found.modulus_exact.slope == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_model_and_its_settings_are_checked(tmp_path):
     with pytest.raises(InputError, match="unknown model 'lorra'"):
         problem_of("lorra", {})
     with pytest.raises(InputError, match="rank must be between"):
@@ -184,8 +211,8 @@ def test_a_model_and_its_settings_are_checked():
         problem_of("softmax-gated-k3", {"rank": 2})
     with pytest.raises(InputError, match="--truths is there for means alone"):
         certified("gaussian-density-lora-over", {}, truths=2)
-    with pytest.raises(InputError, match="no modulus is computed of a low-rank density"):
-        certified("gaussian-density-lora-over", {}, with_modulus=True)
+    with pytest.raises(InputError, match="--figures is there for means alone"):
+        certified("gaussian-density-lora-over", {}, figures=tmp_path)
     problem = problem_of("lora", {"dimension": 8, "rank": 3, "k_true": 3})
     assert isinstance(problem, ProblemSpec)
     assert (problem.k_fit, problem.support >= 388) == (4, True)

@@ -7,6 +7,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from moe_theory.models.density import GaussianGated
+from moe_theory.study.certify_problem import COARSER
 from moe_theory.study.density_problem import build_density
 from moe_theory.study.density_spec import DensityProblemSpec
 from moe_theory.theory.density_families import free_mixture
@@ -41,6 +42,31 @@ def test_a_softmax_of_all_atoms_has_a_scale_and_a_shift():
     setup = build_density(PROBLEMS["softmax"])
     first = first_order(free_mixture(setup.model, setup.truth, setup.grid, setup.metric))
     assert (first.generic_nullity, first.is_singular) == (2, False)
+
+
+def test_derivatives_in_many_directions_are_those_of_automatic_differentiation(own):
+    """At a measure that is not the truth."""
+    moved = [part + 0.01 * np.arange(part.size).reshape(part.shape) for part in (own.weights, own.atoms)]
+
+    def plainly(weights, atoms):
+        log_p = own.base.log_densities(own.rows(own.measure(weights, atoms, own.common)), own.x, own.y)
+        return jnp.sqrt(own.volume) * jnp.exp(0.5 * own.true) * jnp.expm1(log_p - own.true)
+
+    def by_scores(weights, atoms):
+        return own.moved(weights, atoms, own.common)
+
+    np.testing.assert_allclose(by_scores(*moved), plainly(*moved), atol=1e-14)
+    for mine, automatic in zip(jax.jacfwd(by_scores, (0, 1))(*moved), jax.jacfwd(plainly, (0, 1))(*moved), strict=True):
+        np.testing.assert_allclose(mine, automatic, atol=1e-10 * float(jnp.max(jnp.abs(automatic))))
+
+
+@pytest.mark.parametrize("name", ["gaussian", pytest.param("softmax", marks=pytest.mark.slow)])
+def test_margins_on_the_coarse_cells_are_those_on_the_cells_that_are_drawn(name):
+    margins = []
+    for coarser in (1.0, COARSER):
+        setup = build_density(PROBLEMS[name], coarser)
+        margins.append(first_order(free_mixture(setup.model, setup.truth, setup.grid, setup.metric)).margin)
+    assert margins[1] == pytest.approx(margins[0], rel=2e-4)
 
 
 def test_only_the_joint_density_is_known_to_determine_its_atoms(own):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from scipy import stats
 
 from moe_theory.models.measure import MixingMeasure
 from moe_theory.study.problem import build
@@ -68,6 +69,22 @@ def test_two_points_are_told_apart_no_better_than_le_cam_allows(moves, n):
     assert bound <= risk + 4 * error
     if np.ptp(moves) == 0.0:
         assert bound == pytest.approx(risk, abs=4 * error)
+
+
+@pytest.mark.parametrize("apart", [0.003, 0.05, 0.4])
+@pytest.mark.parametrize("n", [1, 100, 10_000])
+def test_two_densities_are_told_apart_no_better_than_le_cam_allows(apart, n):
+    """Normal laws ``apart`` from each other, where the best test errs with probability Phi(-sqrt(n) apart / 2)."""
+    loss, chi = 2.5, np.sqrt(np.expm1(apart**2))
+    bound = envelope([(float(chi), loss)]).two_densities(np.array([1.0 * n]))[0]
+    risk = loss * stats.norm.sf(np.sqrt(n) * apart / 2)
+    assert bound <= risk
+    assert bound >= 0.5 * loss * (1.0 - np.sqrt(n) * apart)
+
+
+def test_densities_that_are_one_leave_half_of_the_loss():
+    found = envelope([(0.0, 6.4), (1e-3, 6.5)])
+    np.testing.assert_allclose(found.two_densities(np.array([1e3, 1e12])), [3.2, 3.2], rtol=2e-6)
 
 
 @pytest.mark.parametrize("own_model", [False, True])
