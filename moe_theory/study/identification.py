@@ -133,8 +133,8 @@ class Certified:
             ),
             ("", f"all cells over-fitted at once: {_law_words(self.found.law_together)}"),
             *([] if self.modulus is None else [("modulus", _modulus_words(self.modulus))]),
-            *_blocks_lines(self.blocks or {}, "s"),
-            *_blocks_lines(self.every or {}, "s everywhere"),
+            *_blocks_lines(self.blocks or {}),
+            *_blocks_lines(self.every or {}, "all "),
             *([] if self.spread is None else [("random truths", _spread_words(self.spread))]),
             *([] if self.path is None else [("nearby truths", _path_words(self.path))]),
             ("blame", blame_words(worst)),
@@ -170,13 +170,13 @@ def _modulus_words(found: Modulus) -> str:
     return f"D_12 is at least {ends}: slope {found.slope:.2f}, that is n^{-0.5 * found.slope:.2f}"
 
 
-def _blocks_lines(blocks: Mapping[str, Modulus], where: str) -> list[tuple[str, str]]:
+def _blocks_lines(blocks: Mapping[str, Modulus], which: str = "") -> list[tuple[str, str]]:
     """A line per kind of cell."""
     lines = []
     for kind in dict.fromkeys(name.split("_")[0] for name in blocks):
         told = [f"{name.removeprefix(f'{kind}_')} n^{-0.5 * found.slope:.3f}" for name, found in blocks.items()
                 if name.startswith(f"{kind}_")]  # fmt: skip
-        lines.append((f"modulus, {kind}{where}", f"slowest block n^{-0.5 * blocks[kind].slope:.3f}; {', '.join(told)}"))
+        lines.append((f"modulus, {which}{kind}s", f"slowest block n^{-0.5 * blocks[kind].slope:.3f}; {', '.join(told)}"))
     return lines
 
 
