@@ -176,7 +176,8 @@ def _blocks_lines(blocks: Mapping[str, Modulus], which: str = "") -> list[tuple[
     for kind in dict.fromkeys(name.split("_")[0] for name in blocks):
         told = [f"{name.removeprefix(f'{kind}_')} n^{-0.5 * found.slope:.3f}" for name, found in blocks.items()
                 if name.startswith(f"{kind}_")]  # fmt: skip
-        lines.append((f"modulus, {which}{kind}s", f"slowest block n^{-0.5 * blocks[kind].slope:.3f}; {', '.join(told)}"))
+        slowest = f"slowest block n^{-0.5 * blocks[kind].slope:.3f}"
+        lines.append((f"modulus, {which}{kind}s", f"{slowest}; {', '.join(told)}"))
     return lines
 
 
