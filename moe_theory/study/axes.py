@@ -18,6 +18,8 @@ GREY = "0.45"
 _PALE = "0.65"
 BOUND_LINE: Any = (0, (1, 1))
 _LEAST_SHARE = 0.9
+_TICKS_APART = 0.1
+"""Least distance of two labelled slopes, of the axis: those of cells of three atoms lie close together."""
 LOOKS: tuple[tuple[str, str, Any], ...] = (
     ("#0072B2", "o", "-"),
     ("#009E73", "^", (0, (5, 1.2, 1.2, 1.2))),
@@ -87,7 +89,12 @@ def draw_slopes(ax: Axes, panel: Panel, panels: Sequence[Panel]) -> None:
         container = ax.errorbar(middle, slopes.slope, 1.96 * slopes.standard_error, **points)
         container.lines[0].set_gid(f"{series.name}:slopes")
     ax.set_ylim(max(seen.min() - 0.05, -1.5), min(seen.max() + 0.05, 0.8))
-    ax.yaxis.set_major_locator(FixedLocator(sorted({slope for each in panels for slope in each.slopes} | {0.0})))
+    room = _TICKS_APART * float(np.ptp(ax.get_ylim()))
+    ticks: list[float] = []
+    for slope in (0.0, *sorted({slope for each in panels for slope in each.slopes})):
+        if all(abs(slope - tick) >= room for tick in ticks):
+            ticks.append(slope)
+    ax.yaxis.set_major_locator(FixedLocator(ticks))
     ax.yaxis.set_major_formatter(lambda value, _: fraction(value).replace("-", "−"))
     ax.grid(False, axis="y")
 

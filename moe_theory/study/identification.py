@@ -351,7 +351,7 @@ def certified(
     wanted = with_modulus or figures is not None or store is not None
     whole = wanted and subject.density is None
     bounds = modulus_of(mean, subject.mixture, found) if whole else None
-    known = modulus(subject.mixture, found.first, []) if whole else None
+    known = modulus(subject.mixture, found.first, [], density=mean is None) if whole else None
     blocks = cell_moduli(subject.density) if wanted and subject.density is not None else None
     every = {} if blocks is None else _all_cells(subject, found, blocks)
     if bounds is not None and figures is not None:

@@ -34,7 +34,9 @@ def modulus_of(setup: Setup | None, mixture: Mixture, found: Identifiability) ->
         mixture, found: functions and margins.
     """
     cells = [(each.cell, each.second) for each in found.cells]
-    return modulus(mixture, found.first, cells, extra=[] if setup is None else _far_splits(setup))
+    if setup is None:
+        return modulus(mixture, found.first, cells, density=True)
+    return modulus(mixture, found.first, cells, extra=_far_splits(setup))
 
 
 def _far_splits(setup: Setup) -> list[tuple[float, float]]:

@@ -30,10 +30,13 @@ from moe_theory.theory.second_order import SecondOrder
 from moe_theory.theory.visibility import descend, measure_of
 from moe_theory.threads import one_blas_thread
 
-AMPLITUDES = tuple((0.8 * 0.5 ** np.arange(12)).tolist())
-"""t of splits, largest first: where distances are of order t^2 / 20, from 10^-1 to below 10^-7."""
+AMPLITUDES = tuple((0.8 * 0.5 ** np.arange(16)).tolist())
+"""t of splits, largest first: where distances are of order t^2 / 20, from 10^-1 to below 10^-9."""
 DISTANCES = tuple(np.geomspace(0.1, 1e-7, 13).tolist())
 """delta for which first-order motions are made."""
+NEAREST_DENSITY = 1e-8
+"""delta down to which measures are sought of a density, a third of n^-1/2 at n = 10^15."""
+DENSITY_DISTANCES = (*DISTANCES, *np.geomspace(3e-8, NEAREST_DENSITY, 2).tolist())
 
 
 @one_blas_thread
@@ -43,6 +46,7 @@ def modulus(
     cells: Sequence[tuple[Cell, SecondOrder]],
     amplitudes: Sequence[float] = AMPLITUDES,
     extra: Sequence[tuple[float, float]] = (),
+    density: bool = False,
 ) -> Modulus:
     """Lower bounds of the modulus for one atom too many.
 
@@ -51,10 +55,12 @@ def modulus(
         cells: the true atoms that may be split, with their second-order margins.
         amplitudes: t.
         extra: further measures, as (distance, D_12).
+        density: whether measures are sought down to ``NEAREST_DENSITY``.
     """
-    found = [*extra, *first_order_motions(mixture, first)]
+    nearest = NEAREST_DENSITY if density else RANGE[0]
+    found = [*extra, *first_order_motions(mixture, first, DENSITY_DISTANCES if density else DISTANCES)]
     for cell, second in cells:
-        found += _splits(mixture, cell, second, amplitudes)
+        found += _splits(mixture, cell, second, amplitudes, nearest)
     return envelope(found)
 
 
@@ -93,9 +99,9 @@ def _moved(mixture: Mixture, first: FirstOrder, motion: Float[np.ndarray, " P"])
 
 
 def _splits(
-    mixture: Mixture, cell: Cell, second: SecondOrder, amplitudes: Sequence[float]
+    mixture: Mixture, cell: Cell, second: SecondOrder, amplitudes: Sequence[float], nearest: float
 ) -> list[tuple[float, float]]:
-    """(distance, D_12) of the best splits of one atom in two, until they are nearer than the slope asks for."""
+    """(distance, D_12) of the best splits of one atom in two, until they are nearer than is asked for."""
     direction = cell.chart.lifts @ second.limited[2].factors[0][:, 0]
     apart, where = np.stack([direction, -direction]), ((cell.place, cell.atom),)
     pairs, before = [], 1.0
@@ -105,7 +111,7 @@ def _splits(
         measures = measure_of(mixture, where, free)
         loss = sum(float(_measured(own, *measure)[1]) for own, measure in zip(mixture, measures, strict=True))
         pairs.append((distance, loss))
-        if distance < RANGE[0]:
+        if distance < nearest:
             break
     return pairs
 
