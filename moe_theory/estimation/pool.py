@@ -199,8 +199,12 @@ class Pool:
         waiting = states._replace(
             radius=np.full_like(states.radius, FIRST_RADIUS), status=np.full_like(states.status, RUNNING)
         )
+
+        def advance(own: Any, lanes: State) -> State:
+            return self._advanced(device, *jax.device_put((own, lanes), device))  # else they are compiled once more
+
         ended: State = until_settled(
-            functools.partial(self._advanced, device),
+            advance,
             lambda lanes: (lanes.status == RUNNING) & (lanes.iterations < granted),
             self.lanes, data, waiting,
         )  # fmt: skip

@@ -385,5 +385,5 @@ def initial_state(problem: AbstractProblem, z: Float[Array, " z"]) -> State:
     """The state of a lane that starts at z, which must lie inside Theta."""
     level = problem.value(z)
     barrier = jnp.maximum(FIRST_BARRIER, FIRST_SHARE * level)
-    radius, infinite = jnp.asarray(FIRST_RADIUS), jnp.full((), jnp.inf)
+    radius, infinite = jnp.asarray((FIRST_RADIUS, jnp.inf), jnp.float64)  # not weakly typed, else steps compile twice
     return State(z, barrier / problem.slacks(z), barrier, radius, level, infinite, jnp.int64(RUNNING), jnp.int64(0))

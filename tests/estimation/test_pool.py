@@ -10,7 +10,7 @@ from moe_theory.estimation.least_squares import Problem
 from moe_theory.estimation.pool import DOMINATED, DOMINATED_MARGIN, Lane, Pool
 from moe_theory.estimation.space import Chart
 from moe_theory.estimation.starts import StartMaker, plan_named
-from moe_theory.estimation.trust_region import CONVERGED, DECREMENT, ITERATION_LIMIT
+from moe_theory.estimation.trust_region import CONVERGED, DECREMENT, ITERATION_LIMIT, initial_state
 from moe_theory.sampling.statistics import draw_statistics
 from moe_theory.study.problem import build
 from moe_theory.study.spec import ProblemSpec
@@ -144,6 +144,13 @@ def test_a_pool_judges_as_certify_does(quick, chart, pool, lanes, ends):
         np.testing.assert_allclose(made.gap[place], one.gap, rtol=1e-9)
         np.testing.assert_allclose(made.decrement[place], one.decrement, rtol=1e-3, atol=1e-9)
         assert bool(made.passed[place]) == bool(one.passed)
+
+
+def test_a_lane_begins_with_the_types_it_goes_on_with(chart, lanes):
+    """A weakly typed number among them would have every step traced and compiled twice."""
+    design = build(SPEC).design
+    begun = jax.eval_shape(lambda data, z: initial_state(Problem(chart, design, data), z), lanes[0].data, lanes[0].z)
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(begun))
 
 
 def test_lanes_that_were_given_up_are_taken_up_again(pool, lanes, ends):
