@@ -3,8 +3,7 @@
 Every measure G that is found is a certificate of its own: with delta = || f_G - f_{G*} || and D = D_12(G, G*), both
 computed at G, omega(delta) >= D. Norms are those of L2(mu), squares summed over the entries of an output; D_12 is the
 loss of the simulations, frozen atoms with cells of their own (``voronoi``). Of a density f is p / sqrt(p_{G*}), and the
-noise of n draws is n^(-1/2) in its units. Candidates are, for amplitudes t over
-several decades,
+noise of n draws is n^(-1/2) in its units. Candidates are, for amplitudes t over several decades,
 
 - the best split of each true atom at amplitude t, everything else free (``visibility.descend``), each begun where the
   one before ended;
