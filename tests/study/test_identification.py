@@ -16,6 +16,7 @@ from moe_theory.study.identification import CELL_SIZES, Certified, certified
 from moe_theory.study.problem import build
 from moe_theory.study.spec import ProblemSpec
 from moe_theory.theory.claims import CLAIMS
+from moe_theory.theory.density_families import MixtureSet
 from moe_theory.theory.envelope import INVISIBLE, Modulus
 from moe_theory.theory.identifiability import hidden_together, identify
 from moe_theory.theory.laws import Prediction
@@ -180,6 +181,7 @@ def test_the_split_of_all_softmax_atoms_leaves_their_density_and_parts_their_gat
     assert subject.density is not None
     assert sets is not None
     (own,), (measure,) = subject.mixture, sets
+    assert isinstance(own, MixtureSet)
     rows = np.asarray(own.rows(own.measure(*measure)))
     alone = Modulus(np.array([1e-9, 1e-1]), np.array([1e-3, 1e-1]), 0.5)
     found = moduli_together(subject.density, {"pair_gate": alone, "pair_intercept": alone}, rows)
