@@ -99,7 +99,7 @@ def certify(
         _claims(model, settings, results or DEFAULT_RESULTS, workers, as_json)
         return
     from moe_theory.precision import enable_x64
-    from moe_theory.study.identification import certified
+    from moe_theory.study.certification import certified
 
     enable_x64()
     store = None if results is None else Store(results)

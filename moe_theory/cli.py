@@ -31,7 +31,7 @@ from moe_theory.study.stored import also_stored, holds
 from moe_theory.study.sweep import rows_of, run_claims
 from moe_theory.study.tables import claims_table, verdict_table, witness_table
 from moe_theory.study.verdict import CERTIFIED_SHARE
-from moe_theory.study.witnesses import kept_bound, witnesses
+from moe_theory.study.witnesses import kept_moduli, witnesses
 from moe_theory.theory.claims import CLAIMS, HEADLINE, Claim, claim_named
 from moe_theory.theory.comparisons import COMPARISONS, Comparison, parts_of
 from moe_theory.theory.envelope import Modulus
@@ -155,7 +155,7 @@ def plot(
     """
     store = Store(results)
     judged = _judge_stored("plot", names, store, asked.sweep, report)
-    _print_paths(draw_claims(judged, figures, _bounds(judged, store)), as_json)
+    _print_paths(draw_claims(judged, figures, _moduli(judged, store)), as_json)
 
 
 @app.command()
@@ -203,7 +203,7 @@ def reproduce(
         if each.trouble:
             typer.echo(f"not certified: {each.claim}: {each.trouble}", err=True)
     _print_reports(judged, [], store, False)
-    _print_paths(draw_headline(judged, figures, _bounds(judged, store)), False)
+    _print_paths(draw_headline(judged, figures, _moduli(judged, store)), False)
     _demand_certified([made for made, _ in judged])
 
 
@@ -319,10 +319,9 @@ def _print_reports(
         typer.echo(f"\n{comparison_table(made)}")
 
 
-def _bounds(judged: list[tuple[Report, pd.DataFrame]], store: Store) -> dict[str, Modulus]:
-    """The stored moduli, by claim."""
-    stored = {made.claim.id: kept_bound(made, store) for made, _ in judged}
-    return {name: bound for name, bound in stored.items() if bound is not None}
+def _moduli(judged: list[tuple[Report, pd.DataFrame]], store: Store) -> dict[str, dict[str, Modulus]]:
+    """The stored moduli, by claim and column."""
+    return {made.claim.id: kept_moduli(made, store) for made, _ in judged}
 
 
 def _print_paths(paths: list[Path], as_json: bool) -> None:

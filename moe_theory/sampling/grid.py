@@ -10,6 +10,7 @@ inputs have a finite support and there is a grid of outputs at each of them, wit
 Raw draws come from the continuous model. Source: theory section 5.
 """
 
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from jaxtyping import Array, Float, Int
 from scipy.special import erfc
 
 from moe_theory.errors import InputError
-from moe_theory.models.density import GaussianGated, GaussianGatedAtom, SoftmaxGated, SoftmaxGatedAtom
+from moe_theory.models.density import AbstractDensity, GaussianGated, GaussianGatedAtom, SoftmaxGated, SoftmaxGatedAtom
 from moe_theory.models.measure import MixingMeasure
 from moe_theory.sampling.statistics import LARGEST_N, replication_generator
 
@@ -65,6 +66,14 @@ class Grid(NamedTuple):
     error: float
     outside: float = 0.0
     excess: float = 0.0
+
+    def filled(self, room: int) -> "Grid":
+        """The same with as many cells as there is room for, those added at the last one, of probability 0."""
+        number = np.arange(room)
+        index = np.minimum(number, len(self.x) - 1)
+        x, y, log_volume, place = (each[index] for each in (self.x, self.y, self.log_volume, self.input))
+        probability = np.where(number < len(self.x), self.probability[index], 0.0)
+        return self._replace(x=x, y=y, log_volume=log_volume, input=place, probability=probability)
 
 
 def joint_grid(model: GaussianGated, truth: MixingMeasure, least_deviation: Float[np.ndarray, " D"]) -> Grid:
@@ -138,20 +147,44 @@ def conditional_grid(
     rows = model.rows(truth)
     atoms = jax.tree.map(np.asarray, truth.atoms)
     spread = np.sqrt(np.diagonal(atoms.noise, axis1=1, axis2=2))
-    parts = []
-    for index, point in enumerate(support):
+    cells, spacings = [], []
+    for point in support:
         mean = atoms.slope @ point + atoms.intercept
         low, high = np.min(mean - REACH * spread, axis=0), np.max(mean + REACH * spread, axis=0)
         axes, spacing = _axes(low, high, least_deviation)
-        y = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, model.outputs)
+        cells.append(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, model.outputs))
+        spacings.append(spacing)
+    parts = []
+    found = zip(support, cells, spacings, log_densities_by_input(model, rows, support, cells), strict=True)
+    for index, (point, y, spacing, log_densities) in enumerate(found):
         x = np.broadcast_to(point, (y.shape[0], model.dimension))
-        probability = np.exp(_log_densities(model, rows, x, y) + np.sum(np.log(spacing))) / support.shape[0]
+        probability = np.exp(log_densities + np.sum(np.log(spacing))) / support.shape[0]
         kept, dropped = _kept(probability)
         parts.append((x[kept], y[kept], probability[kept], np.full(int(kept.sum()), index), spacing, dropped))
     x, y, probability, place = (np.concatenate([part[i] for part in parts]) for i in range(4))
     error = sum(part[5] for part in parts) + model.outputs * (_alias() + erfc(REACH / np.sqrt(2.0)))
     spacing = parts[0][4]
     return _grid(x, y, float(np.sum(np.log(spacing))), probability, place, spacing, error)
+
+
+def log_densities_by_input(
+    model: AbstractDensity,
+    rows: Array,
+    support: Float[np.ndarray, "Q d"],
+    cells: Sequence[Float[np.ndarray, "_ o"]],
+) -> Iterator[Float[np.ndarray, " _"]]:
+    """log p_G(y | x) of the cells of y at every input, filled up to one shape: JAX's operations are compiled once.
+
+    Args:
+        model, rows: p_G.
+        support: of x.
+        cells: of y, at every point of x.
+    """
+    room = max(map(len, cells))
+    for point, y in zip(support, cells, strict=True):
+        filled = y[np.minimum(np.arange(room), len(y) - 1)]
+        x = np.broadcast_to(point, (room, len(point)))
+        yield np.asarray(model.log_densities(rows, jnp.asarray(x), jnp.asarray(filled)))[: len(y)]
 
 
 def draw_counts(grid: Grid, n: int, seed: int, replication: int) -> Float[np.ndarray, " M"]:
@@ -228,12 +261,6 @@ def _mean_and_deviation(model: GaussianGated, rows: Array) -> tuple[Array, Array
 @partial(jax.jit, static_argnums=0)
 def _density(model: GaussianGated, rows: Array, x: Array, y: Array) -> Array:
     return model.log_densities(rows, x, y)
-
-
-def _log_densities(
-    model: GaussianGated | SoftmaxGated, rows: Array, x: Float[np.ndarray, "M d"], y: Float[np.ndarray, "M o"]
-) -> Float[np.ndarray, " M"]:
-    return np.asarray(model.log_densities(rows, jnp.asarray(x), jnp.asarray(y)))
 
 
 def _axes(

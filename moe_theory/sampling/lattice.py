@@ -23,7 +23,7 @@ from jaxtyping import Float
 from moe_theory.errors import InputError
 from moe_theory.models.adapted_density import AdaptedDensity
 from moe_theory.models.measure import MixingMeasure
-from moe_theory.sampling.grid import MOST_CELLS, Grid
+from moe_theory.sampling.grid import MOST_CELLS, Grid, log_densities_by_input
 
 JOINT_SPACING, JOINT_TAIL = 1.25, 1e-5
 """Spacing in standard deviations of x in an atom and of y given x, and the probability left out: four dimensions."""
@@ -61,7 +61,8 @@ def _joint(density: AdaptedDensity, rows: jax.Array) -> Grid:
     cells = _box(means - REACH * deviations, means + REACH * deviations, spacing)
     d = base.dimension
     x, y = cells[:, :d], cells[:, d:]
-    probability, error = _shares(density, rows, x, y, spacing, float(jnp.sum(rows[:, 0])))
+    log_densities = np.asarray(base.log_densities(rows, jnp.asarray(x), jnp.asarray(y)))
+    probability, error = _shares(log_densities, spacing, float(jnp.sum(rows[:, 0])))
     kept = _kept(probability, JOINT_TAIL)
     place = np.zeros(int(kept.sum()), int)
     excess = _excess(np.concatenate(own) * density.least_shares, spacing)
@@ -82,11 +83,12 @@ def _conditional(density: AdaptedDensity, rows: jax.Array, support: np.ndarray) 
     deviation = np.sqrt(np.diagonal(np.asarray(atoms.noise), axis1=1, axis2=2))
     spacing = CONDITIONAL_SPACING * deviation.min(axis=0)
     slopes, parts, error = np.asarray(atoms.slope), [], 0.0
-    for place, point in enumerate(support):
-        means = slopes @ point + np.asarray(atoms.intercept)
-        y = _box(means - REACH * deviation, means + REACH * deviation, spacing)
+    means = [slopes @ point + np.asarray(atoms.intercept) for point in support]
+    cells = [_box(mean - REACH * deviation, mean + REACH * deviation, spacing) for mean in means]
+    found = zip(support, cells, log_densities_by_input(base, rows, support, cells), strict=True)
+    for place, (point, y, log_densities) in enumerate(found):
         x = np.broadcast_to(point, (len(y), len(point)))
-        probability, own = _shares(density, rows, x, y, spacing, 1.0)
+        probability, own = _shares(log_densities, spacing, 1.0)
         kept = _kept(probability, CONDITIONAL_TAIL)
         parts.append((x[kept], y[kept], probability[kept] / len(support), np.full(int(kept.sum()), place)))
         error = max(error, own + CONDITIONAL_TAIL)
@@ -105,10 +107,9 @@ def _box(low: np.ndarray, high: np.ndarray, spacing: np.ndarray) -> Float[np.nda
 
 
 def _shares(
-    density: AdaptedDensity, rows: jax.Array, x: np.ndarray, y: np.ndarray, spacing: np.ndarray, mass: float
+    log_densities: Float[np.ndarray, " cells"], spacing: np.ndarray, mass: float
 ) -> tuple[Float[np.ndarray, " cells"], float]:
     """Probability of every cell of a box, and by how much their sum misses the mass."""
-    log_densities = np.asarray(density.base.log_densities(rows, jnp.asarray(x), jnp.asarray(y)))
     probability = np.exp(log_densities) * float(np.prod(spacing)) / mass
     return probability, abs(float(probability.sum()) - 1.0)
 

@@ -39,10 +39,11 @@ def draw_errors(ax: Axes, panel: Panel, panels: Sequence[Panel]) -> None:
     place: dict[str, Any] = {"xytext": (0, 6), "textcoords": "offset points", "annotation_clip": False}
     ax.annotate(panel.subtitle, (0, 1), xycoords="axes fraction", fontsize=7.5, **place)
     _draw_references(ax, panel, panels)
-    if panel.bound is not None:
-        ax.plot(*panel.bound, color=GREY, linewidth=1.0, linestyle=BOUND_LINE, zorder=1, gid="bound")
     for series, look in zip(panel.series, _looks(panel), strict=True):
         curve, color, center = series.curve, look["color"], np.exp(series.curve.log_center)
+        if series.bound is not None:
+            bound = {"color": color, "linewidth": 1.0, "linestyle": BOUND_LINE, "zorder": 1}
+            ax.plot(*series.bound, **bound, gid=f"{series.name}:bound")
         if series.band is not None:
             hatched = {"facecolor": "none", "edgecolor": color, "alpha": 0.55, "hatch": "////"}
             ax.fill_between(curve.n, *series.band, **hatched, linewidth=0)
@@ -141,7 +142,7 @@ def legend_entries(panel: Panel) -> list[tuple[Line2D | Patch, str]]:
         if series.tail is not None:
             dash = Line2D([], [], color=color, marker="_", markersize=7, linestyle="none")
             entries.append((dash, f"{series.label}: {100 * series.tail[0]:g} % quantile"))
-    if panel.bound is not None:
+    if any(series.bound is not None for series in panel.series):
         line = Line2D([], [], color=GREY, linewidth=1.0, linestyle=BOUND_LINE)
         entries.append((line, "no estimator below, at $G_*$ and another measure (two points)"))
     if any(_few(series.curve).any() for series in panel.series):

@@ -7,6 +7,7 @@ local exponent that replications should show, with no noise and no optimiser in 
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,14 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
 from moe_theory.study.density_problem import DensitySetup
 from moe_theory.study.figures import save_figure, style
+from moe_theory.theory.density_families import MixtureSet
 from moe_theory.theory.density_modulus import covariance_split, density_modulus, hellinger
 from moe_theory.theory.envelope import Modulus, envelope
-from moe_theory.theory.mixture_losses import KINDS, block_losses
+from moe_theory.theory.margins import FirstOrder
+from moe_theory.theory.mixture_losses import KINDS, WHOLE, block_losses
+from moe_theory.theory.modulus import DENSITY_DISTANCES, first_order_motions
 from moe_theory.theory.summaries import ErrorCurve
 
 DIRECTIONS = ((0.0, 1.0), (1.0, 0.0), (0.7, 0.7), (0.7, -0.7))
@@ -42,7 +46,7 @@ class BlockModuli(NamedTuple):
     """Envelopes by block.
 
     Attributes:
-        blocks: name of a block -> lower bound of its modulus, errors as in ``mixture_losses``.
+        blocks: name of a block -> lower bound of its modulus, errors as in ``mixture_losses``; D under ``WHOLE``.
         parameters: p of the fitted model, for h(n).
     """
 
@@ -85,22 +89,31 @@ def block_moduli(
         until: the first distance below it ends a direction.
         covariances: whether covariances are parted by themselves, too.
     """
-    kind = next(name for name, count in KINDS.items() if count == atoms)
-    errors = jax.jit(
-        lambda rows: block_losses(setup.model, setup.model.measure(rows), setup.truth, setup.metric).errors
-    )
+    kind, errors = next(name for name, count in KINDS.items() if count == atoms), jax.jit(partial(_errors, setup))
     pairs: dict[str, list[tuple[float, float]]] = {}
     parted = range(len(setup.rows)) if cells is None else cells
     for splits in _splits(setup, atoms, directions, amplitudes, parted, covariances):
         for distance, rows in splits:
-            found = errors(jnp.asarray(rows)) if np.isfinite(distance) else {}
+            found = errors(jnp.asarray(rows))[kind] if np.isfinite(distance) else {}
             for name, error in found.items():
-                if name.split("_")[0] == kind and float(error) > 0.0:
+                if float(error) > 0.0:
                     pairs.setdefault(name, []).append((distance, float(error)))
             if distance < until:
                 break
     parameters = (len(setup.rows) + atoms - 1) * setup.model.row_size - 1
     return BlockModuli({name: envelope(each) for name, each in pairs.items()}, parameters)
+
+
+def _errors(setup: DensitySetup, rows: Float[Array, "k q"]) -> dict[str, dict[str, Float[Array, ""]]]:
+    """By kind of cell the errors of its blocks, and D of the whole, which is the same for all."""
+    found = block_losses(setup.model, setup.model.measure(rows), setup.truth, setup.metric)
+    return {
+        kind: {
+            **{name: error for name, error in found.errors.items() if name.split("_")[0] == kind},
+            f"{kind}_{WHOLE}": found.d,
+        }
+        for kind in KINDS
+    }
 
 
 def _splits(
@@ -161,7 +174,7 @@ def moduli_together(
     """
     model, points = setup.model, jax.tree.map(jnp.asarray, setup.points(1e15 * setup.grid.probability))
     distance = float(hellinger(model, jnp.asarray(rows), jnp.asarray(setup.rows), points))
-    errors = block_losses(model, model.measure(jnp.asarray(rows)), setup.truth, setup.metric).errors
+    errors = _errors(setup, jnp.asarray(rows))["pair"]
     blocks = {}
     for name, own in cells.items():
         if name.startswith("pair_"):
@@ -179,6 +192,24 @@ def _with_slopes(kind: str, moduli: BlockModuli) -> dict[str, Modulus]:
         if name != kind
     }
     return {kind: min(blocks.values(), key=lambda each: each.slope), **blocks}
+
+
+def exact_modulus(own: MixtureSet, first: FirstOrder) -> Modulus:
+    """Lower bounds of D_1 where the number of atoms is known, by the distance chi of ``Modulus.two_densities``.
+
+    Args:
+        own: the density at its truth.
+        first: its first-order margin.
+    """
+
+    @jax.jit
+    def pair(weights: Array, atoms: Array, common: Array) -> tuple[Array, Array]:
+        fitted, true = own.measure(weights, atoms, common), own.measure(own.weights, own.atoms, own.common)
+        distance = jnp.linalg.norm(own.moved(weights, atoms, common))
+        return distance, block_losses(own.model, fitted, true, own.metric).d_1
+
+    motions = first_order_motions((own,), first, DENSITY_DISTANCES)
+    return envelope([(float(distance), float(loss)) for (measure,) in motions for distance, loss in [pair(*measure)]])
 
 
 def moduli_figure(

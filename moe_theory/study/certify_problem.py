@@ -8,7 +8,7 @@ import numpy as np
 from moe_theory.errors import InputError
 from moe_theory.study.adapted_problem import build_adapted
 from moe_theory.study.adapted_spec import AdaptedProblemSpec
-from moe_theory.study.density_problem import DensitySetup, build_density
+from moe_theory.study.density_problem import build_density
 from moe_theory.study.density_spec import AnyProblem, DensityProblemSpec
 from moe_theory.study.problem import Setup, build
 from moe_theory.study.spec import ADAPTERS, ProblemSpec, free_parameters, specify
@@ -60,21 +60,19 @@ class Subject(NamedTuple):
     Attributes:
         mixture: a mean, or a density.
         mean: the regression, where the mixture is its mean; None of a density.
-        density: of free parameters, with its Theta; None of a mean, and of a low-rank density.
     """
 
     mixture: Mixture
     mean: Setup | None
-    density: DensitySetup | None
 
 
 def subject_of(problem: AnyProblem) -> Subject:
     """The functions of a problem."""
     if isinstance(problem, DensityProblemSpec):
-        density, grid = build_density(problem), build_density(problem, COARSER).grid
-        return Subject(free_mixture(density.model, density.truth, grid, density.metric), None, density)
+        coarse = build_density(problem, COARSER)
+        return Subject(free_mixture(coarse.model, coarse.truth, coarse.grid, coarse.metric), None)
     adapted = build_adapted(problem) if isinstance(problem, AdaptedProblemSpec) else None
     if isinstance(problem, AdaptedProblemSpec) and adapted is not None and problem.estimator == "likelihood":
-        return Subject(adapted_mixture(adapted.density, adapted.regression.truth, adapted.grid), None, None)
+        return Subject(adapted_mixture(adapted.density, adapted.regression.truth, adapted.grid), None)
     own = build(problem) if adapted is None else adapted.regression
-    return Subject(mixture_of(own.model, own.truth, own.design), own, None)
+    return Subject(mixture_of(own.model, own.truth, own.design), own)

@@ -121,7 +121,30 @@ def published_softmax() -> tuple[SoftmaxGated, MixingMeasure]:
     return SoftmaxGated(1), MixingMeasure(jnp.asarray([-8.0, 0.0]), atoms)
 
 
-def build_density(problem: DensityProblemSpec, coarser: float = 1.0) -> DensitySetup:
+def published_truth(problem: DensityProblemSpec) -> tuple[GaussianGated | SoftmaxGated, MixingMeasure]:
+    """The truth that a problem names."""
+    return published_softmax() if problem.setting == "published" else published_gaussian(problem.setting)
+
+
+def random_truth(problem: DensityProblemSpec, seed: int) -> MixingMeasure:
+    """Atoms with every entry between the least and the largest of the published ones: locations and slopes uniform,
+    logarithms of variances uniform; weights as published. A function of the seed alone, d = 1."""
+    _, published = published_truth(problem)
+    rng = np.random.default_rng(seed)
+
+    def drawn(name: str, leaf: jnp.ndarray) -> jnp.ndarray:
+        least, most = np.min(leaf, axis=0), np.max(leaf, axis=0)
+        if name in ("spread", "noise"):
+            return jnp.asarray(np.exp(rng.uniform(np.log(least), np.log(most), leaf.shape)))
+        return jnp.asarray(rng.uniform(least, most, leaf.shape))
+
+    atoms = {name: drawn(name, leaf) for name, leaf in published.atoms._asdict().items()}
+    return MixingMeasure(published.log_weights, type(published.atoms)(**atoms), published.common)
+
+
+def build_density(
+    problem: DensityProblemSpec, coarser: float = 1.0, truth: MixingMeasure | None = None
+) -> DensitySetup:
     """The fixed, stated instance of a density problem.
 
     Theta: locations within three largest standard deviations (softmax gate: three ranges) of the truth's, caps on
@@ -130,9 +153,11 @@ def build_density(problem: DensityProblemSpec, coarser: float = 1.0) -> DensityS
     Args:
         problem: which.
         coarser: how much farther apart than for sampling the grid's cells are.
+        truth: another one than the problem names.
     """
     require_x64()
-    model, truth = published_softmax() if problem.setting == "published" else published_gaussian(problem.setting)
+    model, published = published_truth(problem)
+    truth = published if truth is None else truth
     levels = min(max(1, problem.k_fit - problem.k_true), problem.k_fit - 1)
     rows = np.asarray(model.rows(truth))
     if isinstance(model, GaussianGated):

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from moe_theory.study.adapted_spec import AdaptedProblemSpec
+from moe_theory.study.density_spec import AnyProblem, DensityProblemSpec
 from moe_theory.study.figures import claim_figure, comparison_figure, rate_figure
-from moe_theory.study.panels import Panel, claim_panel
+from moe_theory.study.panels import Bounds, Panel, claim_panel
 from moe_theory.study.provenance import provenance
 from moe_theory.study.report import Report
 from moe_theory.theory.claims import Measure
@@ -23,16 +24,16 @@ Drawn = tuple[Report, pd.DataFrame]
 """A report and the rows that it judges."""
 
 
-Bounds = Mapping[str, Modulus]
-"""Moduli of continuity by claim: their two-point bound is drawn under the errors."""
+Moduli = Mapping[str, Mapping[str, Modulus]]
+"""Moduli of continuity by claim and column: their two-point bound is drawn under the errors."""
 
 
 MOST_PANELS = 4
 
 
-def draw_claims(drawn: Sequence[Drawn], folder: Path, bounds: Bounds = MappingProxyType({})) -> list[Path]:
+def draw_claims(drawn: Sequence[Drawn], folder: Path, moduli: Moduli = MappingProxyType({})) -> list[Path]:
     """One figure per claim, named after it, and one per comparison of laws that has all its (few) claims here."""
-    paths = [path for made, rows in drawn for path in _draw_claim(made, rows, folder / made.claim.id, bounds)]
+    paths = [path for made, rows in drawn for path in _draw_claim(made, rows, folder / made.claim.id, moduli)]
     by_id = {made.claim.id: (made, rows) for made, rows in drawn}
     for comparison in COMPARISONS.values():
         few = comparison.question == "other law" and len(comparison.parts) <= MOST_PANELS
@@ -47,13 +48,13 @@ def _compared_panel(comparison: Comparison, made: Report, rows: pd.DataFrame) ->
     return claim_panel(made.claim.model, rows, None, comparison.from_size, columns, _references(made))
 
 
-def _draw_claim(made: Report, rows: pd.DataFrame, stem: Path, bounds: Bounds) -> list[Path]:
+def _draw_claim(made: Report, rows: pd.DataFrame, stem: Path, moduli: Moduli) -> list[Path]:
     title = f"{made.claim.model}, {'exact' if made.claim.specification == 'exact' else 'over'}-specified"
     measures = _drawn_measures(made)
     described = lasting(provenance())
     if made.claim.kind == "density" and made.claim.specification == "over":
         judged = {"verdict": {"status": str(made.main.verdict.status), "reason": made.main.verdict.reason}}
-        return rate_figure(_block_panels(title, made, rows), stem, {**described, **judged})
+        return rate_figure(_block_panels(title, made, rows, _bounds(made, moduli)), stem, {**described, **judged})
     return claim_figure(
         title,
         rows,
@@ -64,7 +65,7 @@ def _draw_claim(made: Report, rows: pd.DataFrame, stem: Path, bounds: Bounds) ->
         references=_references(made),
         provenance=described,
         statistics={measure.column: measure.statistic for measure in measures},
-        bound=_bound(made, bounds),
+        bounds=_bounds(made, moduli),
     )
 
 
@@ -79,7 +80,7 @@ def _drawn_measures(made: Report) -> list[Measure]:
 PARTS = {"pair": "cells of two atoms", "triple": "cells of three atoms", "": "what is estimated at $n^{-1/2}$"}
 
 
-def _block_panels(title: str, made: Report, rows: pd.DataFrame) -> list[Panel]:
+def _block_panels(title: str, made: Report, rows: pd.DataFrame, bounds: Bounds) -> list[Panel]:
     """One panel for each kind of cell with a curve for each block of parameters, and one for everything else."""
     panels = []
     left = _drawn_measures(made)
@@ -93,14 +94,14 @@ def _block_panels(title: str, made: Report, rows: pd.DataFrame) -> list[Panel]:
         statistics: dict[str, Statistic] = {measure.column: measure.statistic for measure in chosen}
         slopes = tuple(sorted({references[column] for column in columns if column in references})) or (-0.5,)
         panel = claim_panel(f"{title}: {words}" if not panels else words, rows, None, ASYMPTOTIC_FROM, columns,
-                            references, statistics=statistics)  # fmt: skip
+                            references, statistics=statistics, bounds=bounds)  # fmt: skip
         panels.append(replace(panel, slopes=slopes))
     return panels
 
 
-def draw_headline(drawn: Sequence[Drawn], folder: Path, bounds: Bounds = MappingProxyType({})) -> list[Path]:
+def draw_headline(drawn: Sequence[Drawn], folder: Path, moduli: Moduli = MappingProxyType({})) -> list[Path]:
     """One figure per claim, and LoRA beside RepLoRA, over-specified, on one error axis."""
-    paths = draw_claims(drawn, folder, bounds)
+    paths = draw_claims(drawn, folder, moduli)
     by_id = {made.claim.id: (made, rows) for made, rows in drawn}
     if {"lora-over", "replora-linear-over"} <= by_id.keys():
         panels = [_over_panel(*by_id[name]) for name in ("lora-over", "replora-linear-over")]
@@ -108,12 +109,14 @@ def draw_headline(drawn: Sequence[Drawn], folder: Path, bounds: Bounds = Mapping
     return paths
 
 
-def _bound(made: Report, bounds: Bounds) -> Callable[[np.ndarray], np.ndarray] | None:
-    """The two-point bound of a claim's loss as a function of n."""
-    found = bounds.get(made.claim.id)
-    if found is None:
-        return None
-    problem = made.sweep.problem
+def _bounds(made: Report, moduli: Moduli) -> Bounds:
+    """The two-point bounds of a claim's errors as functions of n."""
+    return {column: _bound(made.sweep.problem, found) for column, found in moduli.get(made.claim.id, {}).items()}
+
+
+def _bound(problem: AnyProblem, found: Modulus) -> Callable[[np.ndarray], np.ndarray]:
+    if isinstance(problem, DensityProblemSpec):
+        return found.two_densities
     if isinstance(problem, AdaptedProblemSpec) and problem.estimator == "likelihood":
         return found.two_densities
     sigma = float(problem.sigma)

@@ -8,7 +8,7 @@ import io
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.resources import as_file, files
@@ -23,14 +23,14 @@ from matplotlib.figure import Figure
 
 from moe_theory.errors import InputError, StoreError
 from moe_theory.study.axes import GREY, draw_certified, draw_errors, draw_slopes, label_axes, legend_entries
-from moe_theory.study.panels import Panel, Series, claim_panel
+from moe_theory.study.panels import Bounds, Panel, Series, claim_panel
 from moe_theory.study.verdict import Verdict
 from moe_theory.theory.summaries import Statistic
 
 COMPARED = ("D_12", "function_error", "overfitted_error")
 """Columns for the panels of `comparison_figure`."""
 BOUND = "two-point lower bound"
-"""What the CSV calls a panel's bound."""
+"""What the CSV calls the bound of a series, with its name."""
 _KEY = "Marker: median (or mean, where said); band: quartiles; line: law; numbers: exponent [95 % interval]"
 
 
@@ -44,10 +44,12 @@ def claim_figure(
     references: Mapping[str, float] | None = None,
     provenance: Mapping[str, Any] | None = None,
     statistics: Mapping[str, Statistic] | None = None,
-    bound: Callable[[np.ndarray], np.ndarray] | None = None,
+    bounds: Bounds | None = None,
 ) -> list[Path]:
     """Draw one claim: `claim_panel`, written by `rate_figure`; raises what they raise."""
-    panel = claim_panel(claim_title, frame, verdict, fit_from, columns, references, statistics=statistics, bound=bound)
+    panel = claim_panel(
+        claim_title, frame, verdict, fit_from, columns, references, statistics=statistics, bounds=bounds
+    )
     judged = {} if verdict is None else {"verdict": {"status": str(verdict.status), "reason": verdict.reason}}
     return rate_figure([panel], path_stem, {**(provenance or {}), **judged})
 
@@ -119,9 +121,12 @@ def plotted(panels: Sequence[Panel]) -> pd.DataFrame:
     """The numbers behind a figure: one row per panel, series and size, NaN where there is no value."""
     tables = [_table(panel, series) for panel in panels for series in panel.series]
     bounds = [
-        pd.DataFrame({"panel": panel.title, "series": BOUND, "n": panel.bound[0], "center": panel.bound[1]})
+        pd.DataFrame(
+            {"panel": panel.title, "series": f"{BOUND} of {each.name}", "n": each.bound[0], "center": each.bound[1]}
+        )
         for panel in panels
-        if panel.bound is not None
+        for each in panel.series
+        if each.bound is not None
     ]
     return pd.concat([*tables, *bounds], ignore_index=True)
 

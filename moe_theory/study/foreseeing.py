@@ -66,7 +66,7 @@ def _foresee_one(root: Path, name: str) -> Foreseen:
     import jax
 
     from moe_theory.precision import enable_x64
-    from moe_theory.study.identification import certified
+    from moe_theory.study.certification import certified
 
     enable_x64()
     try:

@@ -1,39 +1,24 @@
 """What `moe-theory certify` answers: identifiability of a problem, as one object, as JSON and as one screen of text."""
 
-import pathlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from moe_theory.errors import InputError
-from moe_theory.study.block_moduli import cell_moduli, moduli_together
-from moe_theory.study.certify_problem import Subject, problem_of, subject_of
-from moe_theory.study.density_spec import AnyProblem
-from moe_theory.study.moduli import modulus_figure, modulus_of
-from moe_theory.study.problem import Setup, drawn_truth
 from moe_theory.study.report import predicted_words
-from moe_theory.study.spec import ProblemSpec
-from moe_theory.study.store import Store
-from moe_theory.study.witnesses import TOGETHER, keep
-from moe_theory.theory.density_families import MixtureSet
+from moe_theory.study.witnesses import TOGETHER
 from moe_theory.theory.envelope import Modulus
 from moe_theory.theory.frozen_cells import FrozenMargin
-from moe_theory.theory.identifiability import CellVerdict, Identifiability, hidden_together, identify
+from moe_theory.theory.identifiability import CellVerdict, Identifiability
 from moe_theory.theory.laws import Prediction
 from moe_theory.theory.margins import RELATIVE_ZERO
-from moe_theory.theory.modulus import modulus
-from moe_theory.theory.registered_families import mixture_of
 from moe_theory.theory.second_order import POSITIVE
-from moe_theory.theory.truths import Path, Spread, margins_of, path_towards
+from moe_theory.theory.truths import Path, Spread
 from moe_theory.theory.visibility import Visibility
 
 DELTAS = np.array([1e-1, 1e-3, 1e-6])
 """Distances at which the text tells the modulus."""
-
-RANDOM_TRUTHS = 1000
-"""Seed of the first random truth."""
 
 CELL_SIZES = (2, 3)
 """Atoms of an over-fitted cell whose law is told."""
@@ -319,82 +304,3 @@ def _seen_words(seen: Visibility) -> str:
     if not seen.is_clear:
         return f"unclear: split into {into}, distances {seen.distances} at {reach}"
     return f"order {seen.even_order} (measured {seen.order:.2f}): split into {into}, {reach}"
-
-
-def certified(
-    model: str,
-    changes: Mapping[str, Any],
-    figures: pathlib.Path | None = None,
-    with_modulus: bool = False,
-    store: Store | None = None,
-    truths: int = 0,
-    towards: str | None = None,
-) -> Certified:
-    """Certify a registered model.
-
-    Args:
-        model, changes: see ``problem_of``.
-        figures: folder for the figure of the modulus, of a mean; None for no figure.
-        with_modulus: whether to bound the modulus of continuity; what is stored has it wherever there is one.
-        store: where the answer is kept for verdicts; None for nowhere.
-        truths: random truths of the same model, at which margins are computed too, of a mean.
-        towards: a path to a truth where the model breaks down (``path_towards``), along which they are.
-
-    Raises:
-        InputError: as ``problem_of``, or where what is asked for is not there of a density.
-        StoreError: figure or answer cannot be written.
-    """
-    problem = problem_of(model, changes)
-    subject = subject_of(problem)
-    mean = _mean_of(subject, figures, truths)
-    found = identify(subject.mixture)
-    wanted = with_modulus or figures is not None or store is not None
-    whole = wanted and subject.density is None
-    bounds = modulus_of(mean, subject.mixture, found) if whole else None
-    known = modulus(subject.mixture, found.first, [], density=mean is None) if whole else None
-    blocks = cell_moduli(subject.density) if wanted and subject.density is not None else None
-    every = {} if blocks is None else _all_cells(subject, found, blocks)
-    if bounds is not None and figures is not None:
-        assert isinstance(problem, ProblemSpec)
-        modulus_figure(model, bounds, problem.sigma, figures / f"modulus-{model}")
-    path = None if towards is None else path_towards(subject.mixture, towards)
-    spread = None if mean is None or not truths else _at_random(problem, mean, truths)
-    answer = Certified(model, _settings_of(problem), found, bounds, known, spread, path, blocks, every)
-    if store is not None:
-        keep(store, problem, answer.as_json())
-    return answer
-
-
-def _all_cells(subject: Subject, found: Identifiability, blocks: Mapping[str, Modulus]) -> dict[str, Modulus]:
-    """Moduli of cells of two where all atoms are fitted twice; empty where no such split is invisible."""
-    (own,), sets = subject.mixture, hidden_together(subject.mixture, found)
-    if sets is None or subject.density is None:
-        return {}
-    assert isinstance(own, MixtureSet)
-    return moduli_together(subject.density, blocks, np.asarray(own.rows(own.measure(*sets[0]))))
-
-
-def _mean_of(subject: Subject, figures: pathlib.Path | None, truths: int) -> Setup | None:
-    """The regression, if there is one; what only a mean has is refused to others."""
-    if subject.mean is None:
-        for asked, name in ((figures is not None, "--figures"), (truths > 0, "--truths")):
-            if asked:
-                raise InputError(f"{name} is there for means alone: leave it out for a density")
-    return subject.mean
-
-
-def _settings_of(problem: AnyProblem) -> dict[str, Any]:
-    """What the answer says of the problem: always the size, and what differs from the defaults."""
-    told = problem.model_dump(exclude_defaults=True, exclude={"k_fit", "support"})
-    always = ("family", "setting", "dimension", "rank", "k_true", "gate")
-    return {**{name: getattr(problem, name) for name in always if hasattr(problem, name)}, **told}
-
-
-def _at_random(problem: AnyProblem, setup: Setup, count: int) -> Spread:
-    """Margins at random truths of the problem's size."""
-    assert isinstance(problem, ProblemSpec)
-    made = []
-    for number in range(count):
-        truth = drawn_truth(problem, setup.model, RANDOM_TRUTHS + number)
-        made.append(margins_of(mixture_of(setup.model, truth, setup.design)))
-    return Spread(tuple(made))

@@ -5,7 +5,7 @@ come from `theory.laws` and `study.verdict`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -19,6 +19,8 @@ from moe_theory.theory.laws import LawFit, compare_laws
 from moe_theory.theory.summaries import ErrorCurve, Statistic, summarise
 
 Array = NDArray[np.float64]
+Bounds = Mapping[str, Callable[[Array], Array]]
+"""Errors as functions of n, by column, that no estimator stays below at both of two measures."""
 BOUND_POINTS = 73
 """Points at which a lower bound is drawn."""
 IDENTIFIED_SET = ("D_12_lowest", "D_12_highest")
@@ -79,6 +81,7 @@ class Series:
             `curve.n`, NaN where unknown; drawn as a hatched band where it can be seen.
         tail: level and values of an upper quantile, aligned with `curve.n`; drawn as a dash above each median.
         look: colour, marker and line style, by number; None for the first that the panel has free.
+        bound: sizes and errors that no estimator stays below at both of two measures; drawn as a thin dotted line.
     """
 
     name: str
@@ -92,6 +95,7 @@ class Series:
     identified: tuple[Array, Array] | None = None
     tail: tuple[float, Array] | None = None
     look: int | None = None
+    bound: tuple[Array, Array] | None = None
 
     @property
     def band(self) -> tuple[Array, Array] | None:
@@ -112,7 +116,6 @@ class Panel:
         certified: share of certified fits by size; empty if none was recorded.
         note: one short line beneath the legend.
         subtitle: beneath the title, smaller; may hold $mathematics$.
-        bound: sizes and errors that no estimator stays below at both of two measures; drawn as a thin line.
         slopes: drawn in grey: by default the rates of an identified and of an over-fitted parameter.
     """
 
@@ -121,7 +124,6 @@ class Panel:
     certified: Mapping[float, float] = field(default_factory=dict)
     note: str = ""
     subtitle: str = ""
-    bound: tuple[Array, Array] | None = None
     slopes: tuple[float, ...] = (-0.5, -0.25)
 
 
@@ -134,7 +136,7 @@ def claim_panel(
     references: Mapping[str, float] | None = None,
     tail_level: float | None = None,
     statistics: Mapping[str, Statistic] | None = None,
-    bound: Callable[[Array], Array] | None = None,
+    bounds: Bounds | None = None,
 ) -> Panel:
     """Make the panel of one claim from its replications.
 
@@ -152,7 +154,7 @@ def claim_panel(
         references: predicted exponent by column; that of the first column is taken from the verdict by default.
         tail_level: quantile of the over-fitted atom error to show as well, such as 0.9.
         statistics: 'mean' for columns whose mean is drawn; the median of all others.
-        bound: lower bound of the first column's error, as a function of n.
+        bounds: lower bounds of errors as functions of n, by column.
 
     Raises:
         InputError: a column is absent, no column has a value, or an error is zero, negative or infinite.
@@ -167,20 +169,22 @@ def claim_panel(
     made = []
     for i, column in enumerate(drawn):
         center = (statistics or {}).get(column, "median")
-        made.append(_series(frame, column, center, None if i else verdict, fit_from, expected.get(column), tail_level))
+        one = _series(frame, column, center, None if i else verdict, fit_from, expected.get(column), tail_level)
+        made.append(None if one is None else replace(one, bound=_drawn_bound(frame, (bounds or {}).get(column))))
     series = [each for each in made if each is not None]
     if not series:
         raise InputError(f"{title}: none of the columns {', '.join(drawn) or '(none)'} has a value to draw")
     sizes, certified = frame["n"].to_numpy(dtype=np.float64), frame["certified"].eq(True).to_numpy(dtype=np.float64)
     shares = {float(n): float(certified[sizes == n].mean()) for n in np.unique(sizes)}
-    grid = np.geomspace(np.min(sizes), np.max(sizes), BOUND_POINTS)
-    return Panel(
-        title,
-        series,
-        shares,
-        subtitle="" if verdict is None else _subtitle(drawn[0], verdict),
-        bound=None if bound is None else (grid, bound(grid)),
-    )
+    return Panel(title, series, shares, subtitle="" if verdict is None else _subtitle(drawn[0], verdict))
+
+
+def _drawn_bound(frame: pd.DataFrame, bound: Callable[[Array], Array] | None) -> tuple[Array, Array] | None:
+    """A lower bound over the sizes of the rows."""
+    if bound is None:
+        return None
+    grid = np.geomspace(frame["n"].min(), frame["n"].max(), BOUND_POINTS)
+    return grid, bound(grid)
 
 
 def curve_of(

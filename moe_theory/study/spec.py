@@ -285,7 +285,7 @@ def problem_hash(sweep: SweepSpec) -> str:
     )
 
 
-CERTIFY_REVISION, CERTIFY_DENSITY_REVISION = 4, 5
+CERTIFY_REVISION, CERTIFY_DENSITY_REVISION = 4, 6
 """Raised by hand whenever a change of the code changes what certify finds of means, and of densities."""
 
 

@@ -29,8 +29,9 @@ from moe_theory.study.store import Store
 from moe_theory.study.sweep import sweep_of
 from moe_theory.study.verdict import CANDIDATE_EXPONENTS, Status, Terms, judge
 from moe_theory.theory.claims import Claim, Measure
-from moe_theory.theory.envelope import Modulus
+from moe_theory.theory.envelope import Modulus, chi_of
 from moe_theory.theory.laws import Prediction
+from moe_theory.theory.mixture_losses import KINDS, WHOLE
 
 FOLDER = "certified"
 TOGETHER = "together"
@@ -116,13 +117,11 @@ class Witnesses:
     Attributes:
         claim: whose.
         each: one per measure; empty if nothing is stored of the problem.
-        bound: the modulus behind the two-point bound; None if there is none.
         advice: the command that stores them; empty if they are stored, or cannot be found.
     """
 
     claim: Claim
     each: tuple[Witness, ...]
-    bound: Modulus | None
     advice: str
 
     def as_json(self) -> dict[str, Any]:
@@ -150,42 +149,49 @@ def witnesses(made: Report, store: Store) -> Witnesses:
     claim, problem = made.claim, made.sweep.problem
     found = kept(store, problem)
     if found is None:
-        return Witnesses(claim, (), None, _advice(claim, problem, store))
-    bound = _bound(claim, problem, found)
-    each = []
+        return Witnesses(claim, (), _advice(claim, problem, store))
+    moduli, each = _moduli_of(made, found), []
     for judged in (made.main, *made.others):
-        law, own = _other_two(judged.measure, problem, found, bound)
-        each.append(_witness(judged, law, own, made.certified_share))
-    return Witnesses(claim, tuple(each), bound, "")
+        measure = judged.measure
+        if isinstance(problem, DensityProblemSpec):
+            law = foreseen_of_density(measure, found["laws"], problem)
+        else:
+            law = foreseen(measure, found["laws"], problem)
+        each.append(_witness(judged, law, moduli.get(measure.column), made.certified_share))
+    return Witnesses(claim, tuple(each), "")
 
 
-def _other_two(
-    measure: Measure, problem: AnyProblem, found: Mapping[str, Any], bound: Modulus | None
-) -> tuple[Prediction | None, Modulus | None]:
-    """The law that the margins predict of an error, and the modulus that speaks of it."""
-    if isinstance(problem, DensityProblemSpec):
-        everywhere = found.get("block_moduli_all_cells_at_once", {}) if problem.k_fit >= 2 * problem.k_true else {}
-        moduli = {**found["block_moduli"], **everywhere}
-        own = _modulus(moduli.get(measure.column.removesuffix("_error")))
-        return foreseen_of_density(measure, found["laws"], problem), own
-    return foreseen(measure, found["laws"], problem), bound if measure.column in ("D_1", *SQUARED) else None
+def _moduli_of(made: Report, found: Mapping[str, Any]) -> dict[str, Modulus]:
+    """The moduli that speak of a claim's errors, by column.
+
+    Of the whole measure: of D, with one atom too many at most. Of an over-fitted density with free parameters: of its
+    cells by block, with what leaves the density as it is where all atoms are fitted twice; of D, the slowest.
+    """
+    problem, spare = made.sweep.problem, made.sweep.problem.k_fit - made.sweep.problem.k_true
+    if spare == 0 or not isinstance(problem, DensityProblemSpec):
+        whole = _modulus(found.get("modulus" if spare else "modulus_exact")) if spare < 2 else None
+        return {} if whole is None else dict.fromkeys(("D_1", *SQUARED), whole)
+    everywhere = found["block_moduli_all_cells_at_once"] if spare >= problem.k_true else {}
+    stored = {name: _modulus(each) for name, each in {**found["block_moduli"], **everywhere}.items()}
+    moduli = {f"{name}_error": each for name, each in stored.items() if each is not None}
+    of_cells = {atoms: moduli.pop(f"{kind}_{WHOLE}_error", None) for kind, atoms in KINDS.items()}
+    whole = [each for atoms, each in of_cells.items() if each is not None and atoms <= spare + 1]
+    return {**moduli, WHOLE: min(whole, key=lambda each: each.slope)}
 
 
-def kept_bound(made: Report, store: Store) -> Modulus | None:
-    """The modulus that is stored of a claim, without judging anything by it.
+def kept_moduli(made: Report, store: Store) -> dict[str, Modulus]:
+    """The moduli whose two-point bounds are drawn, by column, without judging anything by them: that of the main error,
+    and of a density with free parameters all, their distances those of ``Modulus.two_densities``.
 
     Raises:
         StoreError: a stored answer is damaged.
     """
     found = kept(store, made.sweep.problem)
-    return None if found is None else _bound(made.claim, made.sweep.problem, found)
-
-
-def _bound(claim: Claim, problem: AnyProblem, found: Mapping[str, Any]) -> Modulus | None:
-    """The modulus that speaks of a claim's loss: of one atom too many at most, and not of a density's blocks."""
-    if problem.k_fit > problem.k_true + 1:
-        return None
-    return _modulus(found.get("modulus_exact" if claim.specification == "exact" else "modulus"))
+    moduli = {} if found is None else _moduli_of(made, found)
+    if isinstance(made.sweep.problem, DensityProblemSpec) and made.claim.specification == "over":
+        return {column: each._replace(distances=chi_of(each.distances)) for column, each in moduli.items()}
+    main = made.main.measure.column
+    return {main: moduli[main]} if main in moduli else {}
 
 
 def foreseen(measure: Measure, laws: Mapping[str, Any], problem: ProblemSpec) -> Prediction | None:

@@ -15,6 +15,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
@@ -23,7 +24,7 @@ from moe_theory.models.density import AbstractDensity, GaussianGated, SoftmaxGat
 from moe_theory.models.free_moments import SpreadAtom
 from moe_theory.models.measure import MixingMeasure
 from moe_theory.sampling.grid import Grid
-from moe_theory.theory.families import AbstractSet, Blocks, blocks_of
+from moe_theory.theory.families import REACHED, AbstractSet, Blocks, blocks_of
 from moe_theory.theory.mixture_losses import Metric, block_losses
 from moe_theory.theory.mixture_losses import blocks_of as scaled_blocks
 from moe_theory.theory.voronoi import effective_losses
@@ -129,6 +130,11 @@ class AdaptedSet(AbstractDensitySet):
     def rows(self, measure: MixingMeasure) -> Float[Array, "k q"]:
         """The density's; a frozen atom's are the last."""
         return self.density.rows(measure)
+
+    def is_frozen(self, atom: Float[Array, " q"]) -> bool:
+        """Whether its gate and its density of y are those of a frozen one."""
+        own, *frozen = np.asarray(self.rows(self.measure(jnp.ones(1), atom[None], self.common)))[:, 1:]
+        return any(np.max(np.abs(own - each)) <= REACHED * np.max(np.abs(each)) for each in frozen)
 
     def coordinates(self, atom: Float[Array, " q"], common: Float[Array, " c"]) -> Float[Array, " e"]:
         """Effective coordinates, the center alone of a query update, and Gamma where it is free."""

@@ -22,6 +22,15 @@ APART = 1e-6
 LATTICE = 61
 
 
+def chi_of(hellinger: Float[np.ndarray, " points"]) -> Float[np.ndarray, " points"]:
+    """The chi of ``Modulus.two_densities`` at which its bound (1 + chi^2)^(-1/2) of the affinity is 1 - h^2 itself.
+
+    Args:
+        hellinger: h = (1 - A)^(1/2), A the affinity; not rounding, below 1.
+    """
+    return np.sqrt(np.expm1(-2.0 * np.log1p(-(hellinger**2))))
+
+
 class Modulus(NamedTuple):
     """Lower bounds of omega, each proved by a measure that was evaluated.
 

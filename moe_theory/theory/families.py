@@ -31,6 +31,8 @@ SYMBOLS = {
     "gains.query": "m_Q", "gains.value": "m_V", "tau.query": "tau_Q", "tau.value": "tau_V",
 }  # fmt: skip
 """How the registered models' blocks are written; a user's keep the names of their pytree."""
+REACHED = 1e-12
+"""Relative distance at which an atom is at a frozen one's place."""
 
 
 class Blocks(eqx.Module):
@@ -114,6 +116,12 @@ class AbstractSet(eqx.Module):
     @property
     def is_identified(self) -> bool:
         """Whether, by a theorem, measures with the same f_G have the same phi(theta) of their atoms: no split hides."""
+        return False
+
+    def is_frozen(self, atom: Float[Array, " q"]) -> bool:
+        """Whether an atom has the score, up to a constant, and the output of a frozen one, with what is common as true.
+
+        False where there is none."""
         return False
 
     @property
@@ -213,6 +221,15 @@ class SoftmaxSet(AbstractSet):
     ) -> tuple[tuple[str, Float[Array, "_ q"]], ...]:
         """The view's."""
         return self.view.known_gauge(atom, common)
+
+    def is_frozen(self, atom: Float[Array, " q"]) -> bool:
+        """To ``REACHED`` of the largest output."""
+        if not self.frozen_logits.shape[1]:
+            return False
+        score, output = self.view.seen(atom, self.common)
+        scores = self.frozen_logits - score[:, None]
+        apart = np.ptp(np.asarray(scores), axis=2) + np.max(np.abs(self.frozen_outputs - output[:, None]), axis=(2, 3))
+        return bool(np.any(np.all(apart <= REACHED * np.max(np.abs(self.frozen_outputs)), axis=0)))
 
     def seen(self, atom: Float[Array, " q"], common: Float[Array, " c"]) -> tuple[Array, Array]:
         """The view's."""

@@ -25,15 +25,13 @@ from jaxtyping import Array, Float
 
 from moe_theory.jitting import filter_jitted
 from moe_theory.theory.decomposition import singular_values, svd
-from moe_theory.theory.families import AbstractSet, SoftmaxSet
+from moe_theory.theory.families import AbstractSet
 from moe_theory.theory.margins import RELATIVE_ZERO, Decision, FirstOrder, Mixture, off_span, rank_of
-from moe_theory.theory.registered_families import ModelView
 
 LEFT = ("B", "B_Q", "B_V", "m_Q", "m_V")
 """Blocks that vanish at the pre-trained atom; gains are relative."""
 MOST_DRAWS = 16
 """Right factors that are tried beside the true atoms', until their tangents span no more."""
-REACHED = 1e-12
 
 
 class FrozenMargin(NamedTuple):
@@ -64,14 +62,14 @@ def frozen_margin(mixture: Mixture, first: FirstOrder) -> FrozenMargin | None:
 
 def _of_set(own: AbstractSet, first: FirstOrder) -> FrozenMargin | None:
     free = [place for name, place in zip(own.blocks.names, own.blocks.slices, strict=True) if name in LEFT]
-    if not isinstance(own, SoftmaxSet) or not isinstance(own.view, ModelView) or not own.frozen_logits.shape[1]:
+    if not free:
         return None
     columns = np.concatenate([np.arange(place.start, place.stop) for place in free])
     drawn = np.random.default_rng(0).standard_normal((MOST_DRAWS, own.atoms.shape[1]))
     motions, slopes, upper, rank = [], [], np.inf, 0
     for draw, atom in enumerate(np.concatenate([np.asarray(own.atoms), drawn])):
         held = np.where(np.isin(np.arange(len(atom)), columns), 0.0, atom)
-        if not _is_frozen(own, jnp.asarray(held)):
+        if not own.is_frozen(jnp.asarray(held)):
             return None
         moved, pulled = (np.asarray(part)[:, columns] for part in _tangents(own, jnp.asarray(held), own.common))
         motions.append(moved)
@@ -92,14 +90,6 @@ def _least(motions: Float[np.ndarray, "e c"], slopes: Float[np.ndarray, "N c"]) 
     singular = singular_values(slopes @ (right[:rank].T / values[:rank]))
     least = float(singular[-1]) if len(singular) == rank else 0.0
     return least if least > RELATIVE_ZERO * float(singular[0]) else 0.0
-
-
-def _is_frozen(own: SoftmaxSet, atom: Float[Array, " q"]) -> bool:
-    """Whether an atom has the score, up to a constant, and the output of a frozen one."""
-    score, output = own.view.seen(atom, own.common)
-    scores = own.frozen_logits - score[:, None]
-    apart = np.ptp(np.asarray(scores), axis=2) + np.max(np.abs(own.frozen_outputs - output[:, None]), axis=(2, 3))
-    return bool(np.any(np.all(apart <= REACHED * np.max(np.abs(own.frozen_outputs)), axis=0)))
 
 
 @filter_jitted

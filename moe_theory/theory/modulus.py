@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 from moe_theory.jitting import filter_jitted
 from moe_theory.theory.decomposition import svd
 from moe_theory.theory.envelope import RANGE, Modulus, envelope
-from moe_theory.theory.families import AbstractSet
+from moe_theory.theory.families import AbstractSet, Flat
 from moe_theory.theory.margins import Cell, FirstOrder, Mixture, chart_of
 from moe_theory.theory.second_order import SecondOrder
 from moe_theory.theory.visibility import descend, measure_of
@@ -57,7 +57,8 @@ def modulus(
         density: whether measures are sought down to ``NEAREST_DENSITY``.
     """
     nearest = NEAREST_DENSITY if density else RANGE[0]
-    found = [*extra, *first_order_motions(mixture, first, DENSITY_DISTANCES if density else DISTANCES)]
+    motions = first_order_motions(mixture, first, DENSITY_DISTANCES if density else DISTANCES)
+    found = [*extra, *(distance_and_loss(mixture, measures) for measures in motions)]
     for cell, second in cells:
         found += _splits(mixture, cell, second, amplitudes, nearest)
     return envelope(found)
@@ -65,8 +66,8 @@ def modulus(
 
 def first_order_motions(
     mixture: Mixture, first: FirstOrder, distances: Sequence[float] = DISTANCES
-) -> list[tuple[float, float]]:
-    """(distance, D_12) of the truth moved along the right singular vector of the first-order margin.
+) -> list[list[Flat]]:
+    """The truth moved along the right singular vector of the first-order margin: the measure of every set.
 
     Args:
         mixture, first: where.
@@ -78,9 +79,9 @@ def first_order_motions(
     return [_moved(mixture, first, amplitude * direction) for amplitude in amplitudes]
 
 
-def _moved(mixture: Mixture, first: FirstOrder, motion: Float[np.ndarray, " P"]) -> tuple[float, float]:
-    """Distance and loss after a motion given in the columns of A (of an atom's own, not its weighted, motion)."""
-    total, loss = [], 0.0
+def _moved(mixture: Mixture, first: FirstOrder, motion: Float[np.ndarray, " P"]) -> list[Flat]:
+    """The truth after a motion given in the columns of A (of an atom's own, not its weighted, motion)."""
+    measures = []
     for place, own in enumerate(mixture):
         weights, atoms, common = np.array(own.weights), np.array(own.atoms), np.array(own.common)
         for index in range(len(weights)):
@@ -91,10 +92,15 @@ def _moved(mixture: Mixture, first: FirstOrder, motion: Float[np.ndarray, " P"])
             weights[index] += motion[columns[0]]
         shared = [i for i, (where, atom, _) in enumerate(first.names) if (where, atom) == (place, -1)]
         common += motion[shared]
-        change, own_loss = _measured(own, *map(jnp.asarray, (np.maximum(weights, 1e-12), atoms, common)))
-        total.append(np.asarray(change))
-        loss += float(own_loss)
-    return float(np.linalg.norm(np.sum(total, axis=0))), loss
+        measures.append((jnp.maximum(jnp.asarray(weights), 1e-12), jnp.asarray(atoms), jnp.asarray(common)))
+    return measures
+
+
+def distance_and_loss(mixture: Mixture, measures: Sequence[Flat]) -> tuple[float, float]:
+    """|| f_G - f_{G*} || and D_12 of a measure, which is given set by set."""
+    found = [_measured(own, *measure) for own, measure in zip(mixture, measures, strict=True)]
+    total = np.sum([np.asarray(change) for change, _ in found], axis=0)
+    return float(np.linalg.norm(total)), sum(float(loss) for _, loss in found)
 
 
 def _splits(

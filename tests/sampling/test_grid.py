@@ -8,7 +8,15 @@ from scipy.stats import chi2, ks_2samp
 
 from moe_theory.errors import InputError
 from moe_theory.sampling import grid as grids
-from moe_theory.sampling.grid import DROPPED, conditional_grid, draw_conditional, draw_counts, draw_joint, joint_grid
+from moe_theory.sampling.grid import (
+    DROPPED,
+    conditional_grid,
+    draw_conditional,
+    draw_counts,
+    draw_joint,
+    joint_grid,
+    log_densities_by_input,
+)
 from moe_theory.study.density_problem import published_gaussian, published_softmax
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -126,3 +134,23 @@ def test_a_grid_that_is_too_large_says_what_to_do(monkeypatch):
     monkeypatch.setattr(grids, "MOST_KEPT", 1000)
     with pytest.raises(InputError, match="more than 1,000 are worth keeping"):
         joint_grid(*published_gaussian("type-1"), FLOOR)
+
+
+def test_densities_do_not_depend_on_what_fills_their_shape_up():
+    """To the last bit: stored replications were drawn from cells looked at one input at a time."""
+    model, truth = published_softmax()
+    rows, support = model.rows(truth), np.array([[0.1], [0.4], [0.9]])
+    cells = [np.linspace(-20.0, 20.0, count)[:, None] for count in (201, 57, 130)]
+    found = list(log_densities_by_input(model, rows, support, cells))
+    for point, y, filled in zip(support, cells, found, strict=True):
+        x = np.broadcast_to(point, (len(y), 1))
+        np.testing.assert_array_equal(filled, model.log_densities(rows, jnp.asarray(x), jnp.asarray(y)))
+
+
+def test_cells_that_fill_a_grid_up_have_no_probability(joint):
+    grid = joint[2]
+    filled = grid.filled(len(grid.x) + 7)
+    assert len(filled.x) == len(filled.y) == len(filled.log_volume) == len(filled.input) == len(grid.x) + 7
+    np.testing.assert_array_equal(filled.probability[: len(grid.x)], grid.probability)
+    assert not filled.probability[len(grid.x) :].any()
+    np.testing.assert_array_equal(filled.x[len(grid.x) :], np.repeat(grid.x[-1:], 7, axis=0))

@@ -147,3 +147,15 @@ def test_every_series_of_a_panel_looks_different():
     drawn = [each for each in figure.axes[0].lines if str(each.get_gid()).endswith(":median")]
     assert len({each.get_color() for each in drawn}) == len({str(each.get_marker()) for each in drawn}) == 3
     assert "not recorded" in [text.get_text() for text in figure.axes[2].texts]
+
+
+def test_a_lower_bound_has_the_colour_of_its_error_and_one_line_of_the_legend():
+    bounds = {name: (lambda n, c=c: c * n**-0.5) for name, c in (("D_12", 0.1), ("singleton_error", 0.2))}
+    figure = draw([claim_panel("claim", results(), bounds=bounds)])
+    for name, constant in (("D_12", 0.1), ("singleton_error", 0.2)):
+        bound, law = line(figure, f"{name}:bound"), line(figure, f"{name}:law")
+        assert bound.get_color() == law.get_color()
+        n, values = points(bound)
+        np.testing.assert_allclose(values, constant * n**-0.5)
+    assert sum("no estimator below" in text for text in legend_texts(figure)) == 1
+    assert not any("no estimator below" in text for text in legend_texts(draw([claim_panel("claim", results())])))

@@ -2,16 +2,19 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from moe_theory.errors import StoreError
 from moe_theory.study import figures
 from moe_theory.study.drawing import draw_claims, draw_headline
+from moe_theory.study.panels import BOUND_POINTS
 from moe_theory.study.report import report
 from moe_theory.study.sweep import SMOKE, sweep_of
 from moe_theory.theory.claims import claim_named
 from moe_theory.theory.comparisons import COMPARISONS
+from moe_theory.theory.envelope import envelope
 
 SIZES = tuple(10**e for e in range(3, 13))
 SUFFIXES = (".png", ".pdf", ".csv", ".json")
@@ -65,6 +68,29 @@ def test_an_exact_claim_is_named_so_and_drawn_twice_alike(drawn, tmp_path):
     first, second = (draw_claims([pair], tmp_path / name) for name in ("one", "two"))
     assert set(pd.read_csv(first[2])["panel"]) == {"LoRA, exact-specified"}
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_two_point_bounds_stand_beside_their_errors(drawn, tmp_path):
+    """A regression's in units of its noise, a density's own; the numbers are those of the modulus."""
+    sizes = np.geomspace(1e3, 1e12, BOUND_POINTS)
+    known = envelope([(1e-5, 0.2), (1e-2, 3.0)])
+    pair = drawn("replora-linear-over")
+    sigma = pair[0].sweep.problem.sigma
+    paths = draw_claims([pair], tmp_path, {"replora-linear-over": {"D_12": known}, "another": {"D_12": known}})
+    table = pd.read_csv(paths[2]).query("series == 'two-point lower bound of D_12'")
+    np.testing.assert_allclose(table["n"], sizes, rtol=1e-9)
+    np.testing.assert_allclose(table["center"], known.two_points(sizes, sigma), rtol=1e-9)
+    claim = claim_named("gaussian-gated-type1-k4")
+    made, rows = drawn("lora-over")
+    for measure in (claim.main, *claim.others):
+        rows[measure.column] = rows["D_12"]
+    made = report(claim, sweep_of(claim, sizes=SIZES), rows)
+    moduli = {claim.id: {"pair_center_error": known, "D": known, "unknown": known}}
+    table = pd.read_csv(draw_claims([(made, rows)], tmp_path, moduli)[2])
+    drawn_bounds = table[table["series"].str.startswith("two-point")]
+    assert set(drawn_bounds["series"]) == {f"two-point lower bound of {name}" for name in ("pair_center_error", "D")}
+    first = drawn_bounds.query("series == 'two-point lower bound of D'")
+    np.testing.assert_allclose(first["center"], known.two_densities(sizes), rtol=1e-9)
 
 
 def test_smoke_sizes_are_drawn_without_a_law(drawn, tmp_path):

@@ -13,7 +13,7 @@ from moe_theory.study.spec import ProblemSpec, truth_hash
 from moe_theory.study.store import Store
 from moe_theory.study.sweep import sweep_of
 from moe_theory.study.tables import witness_table
-from moe_theory.study.witnesses import foreseen, foreseen_of_density, keep, kept, nearest_law, witnesses
+from moe_theory.study.witnesses import foreseen, foreseen_of_density, keep, kept, kept_moduli, nearest_law, witnesses
 from moe_theory.theory.claims import Measure, claim_named
 from moe_theory.theory.laws import Prediction
 
@@ -123,7 +123,6 @@ def test_three_that_agree_are_said_to(tmp_path, synthetic_rows):
     assert by_column["overfitted_error"].finding == "agree"
     assert by_column["overfitted_error"].exponent is None
     assert by_column["function_error"].finding == "-"
-    assert found.bound is not None
     assert "n^-0.47" in witness_table([found]) or "n^-0.46" in witness_table([found])
 
 
@@ -162,33 +161,80 @@ FREE = {
 }  # fmt: skip
 
 
-def density_seen(tmp_path, synthetic_rows, found, name="gaussian-gated-type1-k4", **exponents):
-    claim, store = claim_named(name), Store(tmp_path)
+def of_blocks(blocks, everywhere=None):
+    return {"laws": FREE, "block_moduli": blocks, "block_moduli_all_cells_at_once": everywhere or {}}
+
+
+def density_report(synthetic_rows, name="gaussian-gated-type1-k4", **exponents):
+    claim = claim_named(name)
     rows = synthetic_rows(tuple(10**e for e in range(8, 16)), 64)
     for measure in (claim.main, *claim.others):
         law = exponents.get(measure.column, measure.prediction.exponent or 0.0)
         rows[measure.column] = rows["D_12"] * (rows["n"] / 1e8) ** (law + 0.5)
-    made = report(claim, sweep_of(claim), rows)
+    return report(claim, sweep_of(claim), rows)
+
+
+def density_seen(tmp_path, synthetic_rows, found, **exponents):
+    made, store = density_report(synthetic_rows, **exponents), Store(tmp_path)
     keep(store, made.sweep.problem, found)
     return {each.judged.measure.column: each for each in witnesses(made, store).each}
 
 
+PAIRS = {
+    "pair": modulus(1 / 4), "pair_center": modulus(1 / 4), "pair_spread": modulus(1 / 2), "pair_D": modulus(1.0),
+}  # fmt: skip
+
+
 def test_the_blocks_of_a_density_have_the_moduli_of_their_cells(tmp_path, synthetic_rows):
-    blocks = {"pair": modulus(1 / 4), "pair_center": modulus(1 / 4), "pair_spread": modulus(1 / 2)}
-    found = density_seen(tmp_path, synthetic_rows, {"laws": FREE, "block_moduli": blocks})
+    found = density_seen(tmp_path, synthetic_rows, of_blocks(PAIRS))
     assert (found["pair_error"].foreseen, found["pair_error"].exponent) == (EIGHTH, pytest.approx(-1 / 8))
     assert (found["pair_spread_error"].foreseen, found["pair_spread_error"].exponent) == (None, pytest.approx(-1 / 4))
+    assert (found["D"].foreseen, found["D"].exponent) == (None, -0.5)
     assert found["singleton_error"].foreseen == HALF
     assert not any(each.disagreements for each in found.values())
     assert found["weight_error"].finding == "-"
 
 
 def test_a_density_whose_simulation_is_too_fast_is_a_finding(tmp_path, synthetic_rows):
-    known = {"laws": FREE, "block_moduli": {"pair": modulus(1 / 4)}}
-    found = density_seen(tmp_path, synthetic_rows, known, pair_error=-0.25)
+    found = density_seen(tmp_path, synthetic_rows, of_blocks(PAIRS), pair_error=-0.25)
     assert found["pair_error"].disagreements == (
         "the simulation refutes n^-0.125 (the claim and certify and the modulus)",
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "whole"),
+    [("gaussian-gated-type1-k4", 1.0), ("gaussian-gated-type1-k5", 0.9), ("softmax-gated-k3", 1.0),
+     ("softmax-gated-k4", 0.0)],
+)  # fmt: skip
+def test_the_loss_of_a_density_falls_as_its_slowest_cells(tmp_path, synthetic_rows, name, whole):
+    """Of two atoms, of three where there are two more, of all at once where there are twice as many as true ones."""
+    made = density_report(synthetic_rows, name)
+    known = of_blocks({**PAIRS, "triple_D": modulus(0.9)}, {"pair_D": modulus(0.0)})
+    keep(Store(tmp_path), made.sweep.problem, known)
+    assert kept_moduli(made, Store(tmp_path))["D"].slope == whole
+
+
+def test_two_point_bounds_of_a_density_are_those_of_its_affinities(tmp_path, synthetic_rows):
+    made = density_report(synthetic_rows)
+    assert kept_moduli(made, Store(tmp_path)) == {}
+    keep(Store(tmp_path), made.sweep.problem, of_blocks(PAIRS))
+    found = kept_moduli(made, Store(tmp_path))
+    assert set(found) == {"pair_error", "pair_center_error", "pair_spread_error", "D"}
+    sizes = np.array([1e3, 1e9])
+    h, loss = (np.array(PAIRS["pair_center"][key]) for key in ("distances", "losses"))
+    apart = np.sqrt(1.0 - (1.0 - h[None] ** 2) ** (2.0 * sizes[:, None]))
+    np.testing.assert_allclose(
+        found["pair_center_error"].two_densities(sizes), np.max(loss * (1.0 - apart) / 2.0, axis=1), rtol=1e-6
+    )
+
+
+def test_of_a_regression_the_main_error_alone_has_a_bound(tmp_path, synthetic_rows):
+    claim = claim_named("replora-linear-over")
+    made = report(claim, sweep_of(claim), synthetic_rows(SIZES, 64))
+    keep(Store(tmp_path), made.sweep.problem, {"laws": REGULAR, "modulus": modulus(1.0)})
+    (column,) = kept_moduli(made, Store(tmp_path))
+    assert column == claim.main.column
 
 
 @pytest.mark.parametrize(

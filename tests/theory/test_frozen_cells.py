@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from moe_theory.study.certify_problem import problem_of, subject_of
 from moe_theory.study.problem import build
 from moe_theory.study.spec import ProblemSpec
 from moe_theory.theory.frozen_cells import frozen_margin
@@ -66,3 +67,16 @@ def test_a_model_without_an_anchor_or_out_of_reach_of_it_has_no_such_cell():
     """Global magnitudes away from the pre-trained norms keep every atom away from the frozen one."""
     assert _found(adapter="replora", anchored=False)[2] is None
     assert _found(adapter="dora", magnitudes="global")[2] is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("adapter", "decision"), [("lora", "zero"), ("replora", "positive")])
+def test_beside_a_frozen_density_centers_of_their_own_undo_an_atom(adapter, decision):
+    """p(y | x): all of LoRA's centers shift by w d / (1 + w) for an atom of weight w, d away (docs/density.md)."""
+    mixture = subject_of(problem_of(f"conditional-density-{adapter}-over", {})).mixture
+    first = first_order(mixture)
+    found = frozen_margin(mixture, first)
+    assert found is not None
+    assert found.decision == decision
+    joint = subject_of(problem_of(f"gaussian-density-{adapter}-over", {})).mixture
+    assert frozen_margin(joint, first_order(joint)) is None

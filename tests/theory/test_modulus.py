@@ -10,9 +10,9 @@ from scipy import stats
 from moe_theory.models.measure import MixingMeasure
 from moe_theory.study.problem import build
 from moe_theory.study.spec import ProblemSpec
-from moe_theory.theory.envelope import envelope
+from moe_theory.theory.envelope import chi_of, envelope
 from moe_theory.theory.margins import cells_of, first_order
-from moe_theory.theory.modulus import first_order_motions, modulus
+from moe_theory.theory.modulus import distance_and_loss, first_order_motions, modulus
 from moe_theory.theory.registered_families import mixture_of
 from moe_theory.theory.second_order import second_order
 from moe_theory.theory.user_families import density_mixture, user_mixture
@@ -82,6 +82,18 @@ def test_two_densities_are_told_apart_no_better_than_le_cam_allows(apart, n):
     assert bound >= 0.5 * loss * (1.0 - np.sqrt(n) * apart)
 
 
+@pytest.mark.parametrize("apart", [1e-7, 0.003, 0.4])
+def test_hellinger_distances_stand_for_the_affinity_itself(apart):
+    """Normal laws: 1 - h^2 = exp(-apart^2 / 8); the chi of that is less than theirs, and the bound is higher."""
+    h = np.sqrt(-np.expm1(-(apart**2) / 8))
+    chi = chi_of(np.array([h]))
+    np.testing.assert_allclose(chi, np.sqrt(np.expm1(apart**2 / 4)), rtol=1e-9)
+    n = np.array([0.1 / apart**2])
+    exact = 2.5 * 0.5 * (1.0 - np.sqrt(-np.expm1(-n * apart**2 / 4)))
+    np.testing.assert_allclose(envelope([(float(chi[0]), 2.5)]).two_densities(n), exact, rtol=1e-9)
+    assert exact <= 2.5 * stats.norm.sf(np.sqrt(n) * apart / 2)
+
+
 def test_densities_that_are_one_leave_half_of_the_loss():
     found = envelope([(0.0, 6.4), (1e-3, 6.5)])
     np.testing.assert_allclose(found.two_densities(np.array([1e3, 1e12])), [3.2, 3.2], rtol=2e-6)
@@ -136,6 +148,7 @@ def test_the_first_order_motion_moves_f_by_the_margin():
         lambda x, t: jnp.exp(-0.5 * (x[0] - t[0]) ** 2) / jnp.sqrt(2 * jnp.pi), [jnp.zeros(1)], GRID, 0.05, [1.0]
     )
     first = first_order(mixture)
-    ((distance, loss),) = first_order_motions(mixture, first, (1e-4,))
+    (measure,) = first_order_motions(mixture, first, (1e-4,))
+    distance, loss = distance_and_loss(mixture, measure)
     assert distance == pytest.approx(1e-4, rel=1e-3)
     assert loss >= 0.99e-4 / first.margin
