@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 import equinox as eqx
 import jax
 from jax.core import Tracer
+from jaxtyping import Array
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -59,6 +60,28 @@ def filter_jitted(function: Callable[P, T]) -> Callable[P, T]:
         return program()(*args, **kwargs)
 
     return call
+
+
+def bound(function: Callable[..., T], *fixed: Any) -> Callable[..., T]:
+    """A function of arrays with its first arguments held, compiled as ``filter_jitted`` compiles.
+
+    What is held is looked through once, not at every call: of a mixture that takes 0.4 ms, as long as its residual.
+    """
+    arrays, rest = eqx.partition(fixed, eqx.is_array)
+    leaves, structure = jax.tree.flatten(arrays)
+    others, around = jax.tree.flatten(rest)
+    return functools.partial(_bound_program(function, structure, tuple(others), around), leaves)
+
+
+@functools.cache
+def _bound_program(function: Callable[..., T], structure: Any, others: tuple[Any, ...], around: Any) -> Any:
+    """A program of the arrays held and of the further arguments; one for every structure and all that is no array."""
+
+    def run(leaves: list[Array], *arguments: Any) -> T:
+        fixed = eqx.combine(jax.tree.unflatten(structure, leaves), jax.tree.unflatten(around, others))
+        return function(*fixed, *arguments)
+
+    return jax.jit(run, compiler_options=_quicker())
 
 
 def _quicker(summing: bool = False) -> dict[str, Any]:

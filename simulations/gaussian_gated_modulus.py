@@ -8,10 +8,11 @@ python simulations/gaussian_gated_modulus.py [--claims ID ...] [--smoke] [--resu
 from common import options_parser, run
 
 import moe_theory
-from moe_theory.study.block_moduli import AMPLITUDES, DIRECTIONS, BlockModuli, block_moduli, moduli_figure
+from moe_theory.study.block_moduli import AMPLITUDES, DIRECTIONS, BlockModuli, block_moduli
 from moe_theory.study.density_problem import build_density
 from moe_theory.study.density_spec import DensitySweepSpec
 from moe_theory.study.drawing import Drawn, lasting
+from moe_theory.study.modulus_figures import moduli_figure
 from moe_theory.study.panels import curve_of
 from moe_theory.study.provenance import provenance
 from moe_theory.study.tables import aligned, exponent_words

@@ -6,7 +6,7 @@ import pytest
 from jax.core import Tracer
 
 from moe_theory import jitting
-from moe_theory.jitting import at_once, filter_jitted, jitted
+from moe_theory.jitting import at_once, bound, filter_jitted, jitted
 
 
 def test_a_function_of_many_operations_is_one_program():
@@ -75,3 +75,18 @@ def test_a_part_of_another_program_is_traced_with_it(forgetful):
 
     assert float(jax.grad(square)(jnp.asarray(3.0))) == 6.0
     assert float(jax.jit(lambda x: square(x) + 1.0)(3.0)) == 10.0
+
+
+def test_what_is_held_is_an_argument_of_one_program(forgetful):
+    """Other arrays in the same places compile nothing new; another name is another program."""
+    traced = []
+
+    def scaled(name, held, x):
+        traced.append(name)
+        return held["a"] * x + (held["b"] if name == "sum" else 0.0)
+
+    for a, b in ((2.0, 1.0), (3.0, 5.0)):
+        held = {"a": jnp.asarray(a), "b": jnp.asarray(b)}
+        assert float(bound(scaled, "sum", held)(jnp.asarray(7.0))) == 7.0 * a + b
+        assert float(bound(scaled, "product", held)(jnp.asarray(7.0))) == 7.0 * a
+    assert traced == ["sum", "product"]

@@ -3,7 +3,6 @@
 import numpy as np
 from jaxtyping import Float
 from scipy.special import ndtri
-from scipy.stats import qmc
 
 from moe_theory.errors import InputError
 
@@ -39,6 +38,8 @@ def finite_support(law: str, points: int, dimension: int, seed: int) -> Float[np
     """
     if points < 1 or dimension < 1:
         raise InputError(f"support points and dimension must be positive, got {points} and {dimension}")
+    from scipy.stats import qmc  # takes half a second, which densities of x need not wait for
+
     sampler = qmc.Sobol(dimension, scramble=True, rng=np.random.default_rng(seed))
     exponent = int(np.ceil(np.log2(points)))
     return to_law(sampler.random_base2(exponent)[:points], law)

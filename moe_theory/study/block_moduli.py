@@ -8,25 +8,20 @@ local exponent that replications should show, with no noise and no optimiser in 
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 from jaxtyping import Array, Float
-from matplotlib.figure import Figure
 
 from moe_theory.study.density_problem import DensitySetup
-from moe_theory.study.figures import save_figure, style
 from moe_theory.theory.density_families import MixtureSet
 from moe_theory.theory.density_modulus import covariance_split, density_modulus, hellinger
 from moe_theory.theory.envelope import Modulus, envelope
 from moe_theory.theory.margins import FirstOrder
 from moe_theory.theory.mixture_losses import KINDS, WHOLE, block_losses
 from moe_theory.theory.modulus import DENSITY_DISTANCES, first_order_motions
-from moe_theory.theory.summaries import ErrorCurve
 
 DIRECTIONS = ((0.0, 1.0), (1.0, 0.0), (0.7, 0.7), (0.7, -0.7))
 """In which the two locations of an atom part, d = 1."""
@@ -38,8 +33,6 @@ NEAREST = 3e-8
 """Hellinger distance that ends them."""
 SIZES = (1e8, 1e15)
 """n between which exponents are told, those of the claims: from h = 2 x 10^-4 to 5 x 10^-8 at 20 parameters."""
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00")
-MARKERS = ("o", "s", "^", "D", "v")
 
 
 class BlockModuli(NamedTuple):
@@ -210,46 +203,3 @@ def exact_modulus(own: MixtureSet, first: FirstOrder) -> Modulus:
 
     motions = first_order_motions((own,), first, DENSITY_DISTANCES)
     return envelope([(float(distance), float(loss)) for (measure,) in motions for distance, loss in [pair(*measure)]])
-
-
-def moduli_figure(
-    panels: Mapping[str, tuple[Mapping[str, ErrorCurve], BlockModuli]],
-    words: Mapping[str, str],
-    stem: Path,
-    provenance: Mapping[str, Any],
-) -> list[Path]:
-    """Means over replications (markers, with standard errors) beside the envelopes at h(n) (lines), a panel a claim.
-
-    Args:
-        panels: title -> (curve by block, envelopes).
-        words: what a block is, for the legend.
-        stem, provenance: see ``save_figure``.
-    """
-    tables = []
-    with style():
-        figure = Figure(figsize=(4.2 * len(panels), 3.8), layout="constrained")
-        axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0])
-        for ax, (title, (curves, moduli)) in zip(axes, panels.items(), strict=True):
-            for place, (block, curve) in enumerate(curves.items()):
-                colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
-                grid = np.geomspace(curve.n[0], curve.n[-1], 60)
-                center = np.exp(curve.log_center)
-                ax.errorbar(curve.n, center, yerr=center * curve.standard_error, fmt=marker, color=colour,
-                            markersize=4, linewidth=0.8, label=words[block], gid=f"replications {block}")  # fmt: skip
-                ax.plot(grid, moduli.errors(block, grid), color=colour, linewidth=0.9, gid=f"modulus {block}")
-                rows = {
-                    "panel": title,
-                    "block": block,
-                    "n": curve.n,
-                    "mean": center,
-                    "relative_error": curve.standard_error,
-                }
-                tables.append(pd.DataFrame({**rows, "modulus": moduli.errors(block, curve.n)}))
-            ax.set(xscale="log", yscale="log", xlabel="sample size $n$", title=title)
-        axes[0].set_ylabel("error in a cell of three atoms")
-        axes[0].legend(fontsize=7)
-        described = {
-            title: {block: moduli.exponent(block, curve.n[0], curve.n[-1]) for block, curve in curves.items()}
-            for title, (curves, moduli) in panels.items()
-        }
-        return save_figure(figure, stem, pd.concat(tables), {"modulus_exponents": described}, provenance)

@@ -12,7 +12,7 @@ from moe_theory.study.certify_problem import Subject, problem_of, subject_of
 from moe_theory.study.density_problem import build_density
 from moe_theory.study.density_spec import AnyProblem, DensityProblemSpec
 from moe_theory.study.identification import Certified
-from moe_theory.study.moduli import modulus_figure, modulus_of
+from moe_theory.study.moduli import modulus_of
 from moe_theory.study.random_truths import random_mixtures
 from moe_theory.study.spec import ProblemSpec
 from moe_theory.study.store import Store
@@ -55,6 +55,8 @@ def certified(
     wanted = with_modulus or figures is not None or store is not None
     moduli = _moduli(problem, subject, found) if wanted else _Moduli()
     if moduli.over is not None and figures is not None:
+        from moe_theory.study.modulus_figures import modulus_figure  # takes half a second, and is seldom asked for
+
         assert isinstance(problem, ProblemSpec)
         modulus_figure(model, moduli.over, problem.sigma, figures / f"modulus-{model}")
     path = None if towards is None else path_towards(subject.mixture, towards)

@@ -17,20 +17,21 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from moe_theory.theory.decomposition import svd
+from moe_theory.theory.decomposition import pulled_svd
 from moe_theory.theory.envelope import INVISIBLE
 from moe_theory.theory.margins import Mixture
 from moe_theory.theory.visibility import (
+    AMPLITUDES,
     Free,
     Split,
     Visibility,
     Where,
     at_truth,
     descend,
-    jacobian_at,
+    leading,
+    looks,
     measure_of,
     reach_of,
-    residual_at,
     simplex,
     visibility,
 )
@@ -77,25 +78,30 @@ def looked(mixture: Mixture, split: Split, atoms: int | None = None) -> Visibili
 def insisted(mixture: Mixture, split: Split, first: Visibility) -> Visibility:
     """What follows where that was unclear: a longer search; then, for one atom, more parts, and smaller amplitudes.
 
-    More parts come first, because one invisible split decides everything; last where there is none by a theorem. What
-    shows for any number of them may have an order that is not reached yet at the usual amplitudes. The longer search,
-    if nothing is clear.
+    More parts come before smaller amplitudes, because one invisible split decides everything. What shows for any number
+    of them may have an order that is not reached yet at the usual amplitudes; where every split shows by a theorem,
+    smaller ones are tried first. The longer search, if nothing is clear.
 
     Args:
         mixture, split: as for ``visibility``.
         first: what ``looked`` found.
     """
-    again = visibility(mixture, split, first.atoms[0], starts=MORE_STARTS, iterations=MORE_ITERATIONS)
+
+    def longer(amplitudes: Sequence[float]) -> Visibility:
+        return visibility(mixture, split, first.atoms[0], amplitudes, MORE_STARTS, MORE_ITERATIONS)
+
+    shows = not _may_hide(mixture)
+    again = longer(NEAR if shows else AMPLITUDES)
     if again.is_clear or len(split.factors) > 1:
         return again
     parts = (looked(mixture, split, first.atoms[0] + more) for more in range(1, MORE_ATOMS + 1))
     found: list[Visibility] = []
-    for seen in parts if _may_hide(mixture) else ():
+    for seen in () if shows else parts:
         if seen.is_invisible:
             return seen
         found.append(seen)
-    near = visibility(mixture, split, first.atoms[0], NEAR, MORE_STARTS, MORE_ITERATIONS)
-    return next((seen for seen in chain([near, *found], parts) if seen.is_clear), again)
+    other = longer(AMPLITUDES if shows else NEAR)
+    return next((seen for seen in chain([other, *found], parts) if seen.is_clear), again)
 
 
 def _may_hide(mixture: Mixture) -> bool:
@@ -110,7 +116,7 @@ def continued(mixture: Mixture, split: Split, atoms: Sequence[int]) -> Visibilit
         mixture, split: where, and along what.
         atoms: parts of every split atom.
     """
-    return _seen(atoms, _longest(mixture, split, atoms).points)
+    return _seen(atoms, _longest(*leading(mixture, split), atoms).points)
 
 
 def hidden_measures(mixture: Mixture, split: Split) -> Iterator[list[tuple[Array, Array, Array]]]:
@@ -120,6 +126,7 @@ def hidden_measures(mixture: Mixture, split: Split) -> Iterator[list[tuple[Array
     Args:
         mixture, split: where, and along what: a cell gets one atom more than its Y has columns.
     """
+    mixture, split = leading(mixture, split)
     atoms = [factor.shape[1] + 1 for factor in split.factors]
     placed = split.lifted(mixture, [simplex(count, count - 1) for count in atoms])
     for amplitude in reach_of(mixture, split) * HIDDEN_AMPLITUDES:
@@ -194,10 +201,9 @@ def _corrected(
     amplitude: float,
 ) -> _Point | None:
     """Newton's method at one amplitude: the nearest point within ``SOLVED``, polished by one step more; or None."""
-    here, t, found = guess, jnp.asarray(amplitude), None
+    here, seen, found = guess, looks(mixture, where, like, amplitude), None
     for _ in range(CORRECTIONS):
-        point = jnp.asarray(here)
-        residual = np.asarray(residual_at(mixture, where, like, t, point))
+        residual = np.asarray(seen.residual(here))
         size = float(np.linalg.norm(residual))
         if not size < LOST:
             break
@@ -206,10 +212,10 @@ def _corrected(
             return _Point(amplitude, here, distance) if distance < found.distance else found
         if size <= SOLVED:
             found = _Point(amplitude, here, float(np.linalg.norm(residual[:-1])))
-        jacobian = np.asarray(jacobian_at(mixture, where, like, t, point))
+        jacobian = np.asarray(seen.jacobian(here))
         if not np.all(np.isfinite(jacobian)):  # parts that have met have an amplitude without a derivative
             break
-        left, values, right = svd(jacobian)
+        pulled, values, right = pulled_svd(jacobian, residual)
         kept = values > LEAST_VALUE * values[0]
-        here = here - right[kept].T @ ((left.T @ residual)[kept] / values[kept])
+        here = here - right[kept].T @ (pulled[kept] / values[kept])
     return found

@@ -26,7 +26,7 @@ from moe_theory.theory.envelope import RANGE, Modulus, envelope
 from moe_theory.theory.families import AbstractSet, Flat
 from moe_theory.theory.margins import Cell, FirstOrder, Mixture, chart_of
 from moe_theory.theory.second_order import SecondOrder
-from moe_theory.theory.visibility import descend, measure_of
+from moe_theory.theory.visibility import descend, leading, measure_of, split_of
 from moe_theory.threads import one_blas_thread
 
 AMPLITUDES = tuple((0.8 * 0.5 ** np.arange(16)).tolist())
@@ -108,7 +108,8 @@ def _splits(
 ) -> list[tuple[float, float]]:
     """(distance, D_12) of the best splits of one atom in two, until they are nearer than is asked for."""
     direction = cell.chart.lifts @ second.limited[2].factors[0][:, 0]
-    apart, where = np.stack([direction, -direction]), ((cell.place, cell.atom),)
+    mixture, split = leading(mixture, split_of([cell], second.limited[2].factors))
+    apart, where = np.stack([direction, -direction]), split.where
     pairs, before = [], 1.0
     for amplitude in amplitudes:
         free, distance = descend(mixture, where, [(amplitude / before) * apart], amplitude)

@@ -29,8 +29,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
-from moe_theory.jitting import filter_jitted
-from moe_theory.theory.decomposition import svd
+from moe_theory.jitting import bound
+from moe_theory.theory.decomposition import pulled_svd
 from moe_theory.theory.envelope import INVISIBLE, RESOLVED
 from moe_theory.theory.margins import Cell, Mixture
 
@@ -159,17 +159,37 @@ def residual_of(mixture: Mixture, where: Where, free: Free, amplitude: Array) ->
     return jnp.append(total, _amplitude(mixture, where, free) / amplitude - 1.0)
 
 
-@filter_jitted
-def residual_at(mixture: Mixture, where: Where, like: Free, amplitude: Array, point: Array) -> Float[Array, " N_1"]:
-    """`residual_of` where all that is free is one vector, of the parts of ``like``."""
+class Looks(NamedTuple):
+    """What a search at one amplitude sees, as compiled functions of one vector of all that is free.
+
+    Attributes:
+        residual: ``residual_of``.
+        jacobian: its derivative.
+    """
+
+    residual: Callable[[Float[np.ndarray, " free"]], Float[Array, " N_1"]]
+    jacobian: Callable[[Float[np.ndarray, " free"]], Float[Array, "N_1 free"]]
+
+
+def looks(mixture: Mixture, where: Where, like: Free, amplitude: float) -> Looks:
+    """The functions of a search.
+
+    Args:
+        mixture, where, amplitude: as for ``residual_of``.
+        like: the parts of the vector.
+    """
+    fixed = mixture, where, like, jnp.asarray(amplitude)
+    return Looks(bound(_residual_at, *fixed), bound(_jacobian_at, *fixed))
+
+
+def _residual_at(mixture: Mixture, where: Where, like: Free, amplitude: Array, point: Array) -> Float[Array, " N_1"]:
     return residual_of(mixture, where, ravel_pytree(like)[1](point), amplitude)
 
 
-@filter_jitted
-def jacobian_at(mixture: Mixture, where: Where, like: Free, amplitude: Array, point: Array) -> Float[Array, "N_1 free"]:
-    """Its derivative in that vector."""
-    unravel = ravel_pytree(like)[1]
-    return jax.jacfwd(lambda moved: residual_of(mixture, where, unravel(moved), amplitude))(point)
+def _jacobian_at(
+    mixture: Mixture, where: Where, like: Free, amplitude: Array, point: Array
+) -> Float[Array, "N_1 free"]:
+    return jax.jacfwd(_residual_at, argnums=4)(mixture, where, like, amplitude, point)
 
 
 def at_truth(mixture: Mixture, apart: Sequence[Float[np.ndarray, "_ q"]]) -> Free:
@@ -231,6 +251,20 @@ def split_of(
     return Split(tuple(cells[number] for number in kept), tuple(factors[number] for number in kept))
 
 
+def leading(mixture: Mixture, split: Split) -> tuple[Mixture, Split]:
+    """The same where the split atoms are the first of their sets: the programs of one atom's search serve all atoms."""
+    moved, cells = [], list(split.cells)
+    for place, own in enumerate(mixture):
+        numbers = [number for number, cell in enumerate(split.cells) if cell.place == place]
+        first = [split.cells[number].atom for number in numbers]
+        order = np.array([*first, *(atom for atom in range(len(own.weights)) if atom not in first)])
+        ordered = own.weights[order], own.atoms[order]
+        moved.append(eqx.tree_at(lambda own: (own.weights, own.atoms), own, ordered))
+        for atom, number in enumerate(numbers):
+            cells[number] = cells[number]._replace(atom=atom)
+    return tuple(moved), split._replace(cells=tuple(cells))
+
+
 def visibility(
     mixture: Mixture,
     split: Split,
@@ -249,6 +283,7 @@ def visibility(
             At the others, the first two of these, and where the one before ended.
         iterations: of each search.
     """
+    mixture, split = leading(mixture, split)
     counts = tuple(atoms or factor.shape[1] + 1 for factor in split.factors)
     shapes = list(zip(counts, [factor.shape[1] for factor in split.factors], strict=True))
     sizes = reach_of(mixture, split) * np.asarray(amplitudes)
@@ -320,24 +355,21 @@ def descend(
     """
     start = at_truth(mixture, apart)
     flat, unravel = ravel_pytree(start)
-    here, damping, t = np.asarray(flat), 1e-3, jnp.asarray(amplitude)
-
-    def look(function: Callable[..., Array], point: np.ndarray) -> np.ndarray:
-        return np.asarray(function(mixture, where, start, t, jnp.asarray(point)))
-
-    residual = look(residual_at, here)
+    here, damping = np.asarray(flat), 1e-3
+    seen = looks(mixture, where, start, amplitude)
+    residual = np.asarray(seen.residual(here))
     for _ in range(iterations):
         size = float(np.linalg.norm(residual))
         if size <= 0.1 * RESOLVED:
             break
-        jacobian = look(jacobian_at, here)
+        jacobian = np.asarray(seen.jacobian(here))
         if not np.all(np.isfinite(jacobian)):  # parts that have met have an amplitude without a derivative
             break
-        left, values, right = svd(jacobian)
-        pulled, gained = left.T @ residual, False
+        pulled, values, right = pulled_svd(jacobian, residual)
+        gained = False
         while damping < 1e8 and not gained:
             step = -right.T @ (pulled * values / (values**2 + damping * values[0] ** 2 * min(1.0, size)))
-            trial = look(residual_at, here + step)
+            trial = np.asarray(seen.residual(here + step))
             gained = float(np.linalg.norm(trial)) < size
             damping *= 0.1 if gained else 10.0
             if gained:

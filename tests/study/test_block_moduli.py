@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from moe_theory.study.block_moduli import BlockModuli, block_moduli, moduli_figure
+from moe_theory.study.block_moduli import BlockModuli, block_moduli
 from moe_theory.study.density_problem import build_density
 from moe_theory.study.density_spec import DensityProblemSpec
+from moe_theory.study.modulus_figures import moduli_figure
 from moe_theory.theory.envelope import envelope
 from moe_theory.theory.summaries import summarise
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 
-from moe_theory.study.moduli import modulus_figure
+from moe_theory.study.modulus_figures import modulus_figure
 from moe_theory.theory.envelope import envelope
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from moe_theory.theory.decomposition import singular_values, svd
+from moe_theory.theory.decomposition import pulled_svd, singular_values, svd
 
 
 @pytest.fixture
@@ -27,3 +27,14 @@ def test_the_other_driver_gives_the_same_decomposition(failing, full):
 def test_what_is_not_finite_is_refused(failing):
     with pytest.raises(ValueError, match="NaN"):
         svd(np.full((3, 2), np.nan))
+
+
+@pytest.mark.parametrize("rows", [3, 4, 5, 40])
+def test_what_a_step_needs_is_that_of_the_whole_decomposition(rows):
+    rng = np.random.default_rng(rows)
+    matrix, vector = rng.standard_normal((rows, 4)) * np.array([1.0, 1e-3, 1e3, 1.0]), rng.standard_normal(rows)
+    pulled, values, right = pulled_svd(matrix, vector)
+    left, expected, other = svd(matrix)
+    np.testing.assert_allclose(values, expected, rtol=1e-9)
+    np.testing.assert_allclose(np.abs(right @ other.T), np.eye(len(values)), atol=1e-9)
+    np.testing.assert_allclose(right.T @ (pulled * values), other.T @ (left.T @ vector * expected), atol=1e-9)

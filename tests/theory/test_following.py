@@ -10,7 +10,7 @@ from moe_theory.theory.following import FIRST_AMPLITUDE, continued, looked
 from moe_theory.theory.margins import Mixture, cells_of, first_order
 from moe_theory.theory.registered_families import mixture_of
 from moe_theory.theory.second_order import second_order
-from moe_theory.theory.visibility import MOST, Split, descend, jacobian_at, split_of
+from moe_theory.theory.visibility import MOST, Split, descend, looks, split_of
 from tests.theory.test_visibility import location_and_scale
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -69,7 +69,12 @@ def test_parts_that_meet_end_a_search_and_a_curve(monkeypatch):
     free, distance = descend(mixture, split.where, together, 0.1)
     assert distance == 0.0
     np.testing.assert_array_equal(free.apart[0], together[0])
-    monkeypatch.setattr(following, "jacobian_at", lambda *arguments: np.nan * jacobian_at(*arguments))
+
+    def without_derivative(*arguments):
+        seen = looks(*arguments)
+        return seen._replace(jacobian=lambda point: np.nan * seen.jacobian(point))
+
+    monkeypatch.setattr(following, "looks", without_derivative)
     assert continued(mixture, split, (2,)).amplitudes.size == 0
 
 

@@ -10,7 +10,7 @@ from moe_theory.theory.margins import cells_of, first_order
 from moe_theory.theory.registered_families import mixture_of
 from moe_theory.theory.second_order import second_order
 from moe_theory.theory.user_families import density_mixture
-from moe_theory.theory.visibility import split_of, visibility
+from moe_theory.theory.visibility import at_truth, leading, residual_of, simplex, split_of, visibility
 
 pytestmark = pytest.mark.usefixtures("quick")
 GRID = np.linspace(-9.0, 9.0, 361)[:, None]
@@ -60,3 +60,25 @@ def test_the_split_of_loras_value_is_invisible_at_amplitudes_of_order_one():
     assert seen.amplitudes[0] > 0.2
     assert np.isnan(seen.order)
     assert seen.even_order is None
+
+
+@pytest.mark.parametrize("chosen", [[1], [1, 0], [0, 1]])
+def test_the_order_of_a_sets_atoms_changes_nothing(chosen):
+    """Of several heads with atoms of their own: the split atoms come first, and f moves by the same."""
+    setup = build(ProblemSpec(adapter="lora", heads=2, support=128, k_true=2))
+    mixture = mixture_of(setup.model, setup.truth, setup.design)
+    cells = cells_of(mixture)
+    cells = [cells[number] for number in chosen] + [cells[-1]]
+    split = split_of(cells, [np.eye(cell.chart.lifts.shape[1])[:, :1] for cell in cells])
+    moved, first = leading(mixture, split)
+    assert {place: sorted(atom for at, atom in first.where if at == place) for place in (0, 1)} == {
+        0: list(range(len(chosen))), 1: [0],
+    }  # fmt: skip
+    placed = [simplex(2, 1)] * len(cells)
+    sides = [(each, way, way.lifted(each, placed)) for each, way in ((mixture, split), (moved, first))]
+    ends = [
+        residual_of(each, way.where, at_truth(each, [0.3 * part for part in parts]), jnp.asarray(0.3))
+        for each, way, parts in sides
+    ]
+    assert float(jnp.linalg.norm(ends[0])) > 1e-3
+    np.testing.assert_allclose(ends[0], ends[1], atol=1e-13)
