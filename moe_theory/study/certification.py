@@ -54,14 +54,14 @@ def certified(
     found = identify(subject.mixture)
     wanted = with_modulus or figures is not None or store is not None
     moduli = _moduli(problem, subject, found) if wanted else _Moduli()
-    if moduli.over is not None and figures is not None:
+    if moduli.modulus is not None and figures is not None:
         from moe_theory.study.modulus_figures import modulus_figure  # takes half a second, and is seldom asked for
 
         assert isinstance(problem, ProblemSpec)
-        modulus_figure(model, moduli.over, problem.sigma, figures / f"modulus-{model}")
+        modulus_figure(model, moduli.modulus, problem.sigma, figures / f"modulus-{model}")
     path = None if towards is None else path_towards(subject.mixture, towards)
     spread = Spread(tuple(map(margins_of, random_mixtures(problem, truths)))) if truths else None
-    answer = Certified(model, _settings_of(problem), found, *moduli[:2], spread, path, *moduli[2:])
+    answer = Certified(model, _settings_of(problem), found, spread=spread, path=path, **moduli._asdict())
     if store is not None:
         keep(store, problem, answer.as_json())
     return answer
@@ -70,8 +70,8 @@ def certified(
 class _Moduli(NamedTuple):
     """The moduli of a `Certified`, under its names."""
 
-    over: Modulus | None = None
-    exact: Modulus | None = None
+    modulus: Modulus | None = None
+    modulus_exact: Modulus | None = None
     blocks: Mapping[str, Modulus] | None = None
     every: Mapping[str, Modulus] | None = None
 
