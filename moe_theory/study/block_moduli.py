@@ -16,11 +16,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from moe_theory.study.density_problem import DensitySetup
+from moe_theory.theory.cells import KINDS, WHOLE
 from moe_theory.theory.density_families import MixtureSet
 from moe_theory.theory.density_modulus import covariance_split, density_modulus, hellinger
 from moe_theory.theory.envelope import Modulus, envelope
 from moe_theory.theory.margins import FirstOrder
-from moe_theory.theory.mixture_losses import KINDS, WHOLE, block_losses
+from moe_theory.theory.mixture_losses import block_losses
 from moe_theory.theory.modulus import DENSITY_DISTANCES, first_order_motions
 
 DIRECTIONS = ((0.0, 1.0), (1.0, 0.0), (0.7, 0.7), (0.7, -0.7))

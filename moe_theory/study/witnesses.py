@@ -28,10 +28,10 @@ from moe_theory.study.spec import ProblemSpec, truth_hash
 from moe_theory.study.store import Store
 from moe_theory.study.sweep import sweep_of
 from moe_theory.study.verdict import CANDIDATE_EXPONENTS, Status, Terms, judge
+from moe_theory.theory.cells import KINDS, WHOLE
 from moe_theory.theory.claims import Claim, Measure
 from moe_theory.theory.envelope import Modulus, chi_of
 from moe_theory.theory.laws import Prediction
-from moe_theory.theory.mixture_losses import KINDS, WHOLE
 
 FOLDER = "certified"
 TOGETHER = "together"

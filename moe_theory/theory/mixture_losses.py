@@ -24,10 +24,8 @@ from jaxtyping import Array, Float, Int
 
 from moe_theory.models.density import GaussianGated, SoftmaxGated
 from moe_theory.models.measure import MixingMeasure
+from moe_theory.theory.cells import KINDS
 
-KINDS = {"singleton": 1, "pair": 2, "triple": 3}
-WHOLE = "D"
-"""The loss of the whole measure among errors by block."""
 FIRST_ORDER = ("center", "gate", "intercept")
 """Blocks with the power rbar(m); the others have rbar(m) / 2."""
 RBAR = (1, 1, 4, 6, 7)

@@ -3,7 +3,7 @@
 import pytest
 
 from moe_theory.errors import InputError
-from moe_theory.study import identification
+from moe_theory.study import certification
 from moe_theory.study.foreseeing import Foreseen, foresee
 from moe_theory.study.store import Store
 from moe_theory.study.sweep import sweep_of
@@ -25,7 +25,7 @@ def asked(monkeypatch):
             raise InputError("too little memory")
         keep(store, sweep_of(claim_named(name)).problem, {"laws": {}})
 
-    monkeypatch.setattr(identification, "certified", certified)
+    monkeypatch.setattr(certification, "certified", certified)
     return names
 
 
