@@ -44,10 +44,12 @@ def certified(
         towards: a path to a truth where the model breaks down (``path_towards``), along which they are.
 
     Raises:
-        InputError: as ``problem_of``, or for a figure of a density.
+        InputError: as ``problem_of``, for a figure of a density, or a path that leads nowhere.
         StoreError: figure or answer cannot be written.
     """
     problem = problem_of(model, changes)
+    if towards == "zero" and isinstance(problem, DensityProblemSpec):
+        raise InputError(f"{model} has no pre-trained atom to shrink to: use --towards equal")
     subject = subject_of(problem)
     if figures is not None and subject.mean is None:
         raise InputError("--figures is there for means alone: leave it out for a density")

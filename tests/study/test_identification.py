@@ -242,6 +242,8 @@ def test_a_model_and_its_settings_are_checked(tmp_path):
         problem_of("softmax-gated-k3", {"rank": 2})
     with pytest.raises(InputError, match="--figures is there for means alone"):
         certified("gaussian-density-lora-over", {}, figures=tmp_path)
+    with pytest.raises(InputError, match="no pre-trained atom to shrink to: use --towards equal"):
+        certified("softmax-gated-k3", {}, towards="zero")
     problem = problem_of("lora", {"dimension": 8, "rank": 3, "k_true": 3})
     assert isinstance(problem, ProblemSpec)
     assert (problem.k_fit, problem.support >= 388) == (4, True)
