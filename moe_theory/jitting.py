@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import equinox as eqx
 import jax
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
@@ -67,7 +68,7 @@ def bound(function: Callable[..., T], *fixed: Any) -> Callable[..., T]:
 
     What is held is looked through once, not at every call: of a mixture that takes 0.4 ms, as long as its residual.
     """
-    arrays, rest = eqx.partition(fixed, eqx.is_array)
+    arrays, rest = eqx.partition(fixed, lambda leaf: isinstance(leaf, jax.Array | np.ndarray))
     leaves, structure = jax.tree.flatten(arrays)
     others, around = jax.tree.flatten(rest)
     return functools.partial(_bound_program(function, structure, tuple(others), around), leaves)

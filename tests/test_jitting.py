@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.core import Tracer
 
@@ -86,7 +87,7 @@ def test_what_is_held_is_an_argument_of_one_program(forgetful):
         return held["a"] * x + (held["b"] if name == "sum" else 0.0)
 
     for a, b in ((2.0, 1.0), (3.0, 5.0)):
-        held = {"a": jnp.asarray(a), "b": jnp.asarray(b)}
+        held = {"a": jnp.asarray(a), "b": np.asarray(b)}
         assert float(bound(scaled, "sum", held)(jnp.asarray(7.0))) == 7.0 * a + b
         assert float(bound(scaled, "product", held)(jnp.asarray(7.0))) == 7.0 * a
     assert traced == ["sum", "product"]

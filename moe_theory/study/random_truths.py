@@ -28,7 +28,7 @@ def random_mixtures(problem: AnyProblem, count: int) -> Iterator[Mixture]:
     """
     seeds = range(FIRST_SEED, FIRST_SEED + count)
     if isinstance(problem, DensityProblemSpec):
-        published = build_density(problem)
+        published = build_density(problem, COARSER)
         setups = [build_density(problem, COARSER, random_truth(problem, seed)) for seed in seeds]
         room = max(len(setup.grid.x) for setup in setups)
         for setup in setups:
