@@ -21,7 +21,8 @@ SEED = 0
 TWO_AND_TWO = 22
 """Atoms in the cells as digits."""
 APART = 0.1
-"""Error of beta1 in cells of two, in the scaled metric, above which gates count as apart; both are far from it."""
+"""Error of beta1 in cells of two, in the scaled metric, above which gates count as apart: a cut, not a gap. Cells of
+two beside a single atom have at most 0.14 at n = 10^8, and 0.003 at 10^15."""
 BLOCKS = ("intercept", "slope", "noise")
 
 

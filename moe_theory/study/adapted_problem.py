@@ -17,7 +17,7 @@ from moe_theory.sampling.inputs import finite_support
 from moe_theory.sampling.lattice import lattice
 from moe_theory.sampling.statistics import Statistics
 from moe_theory.study.adapted_spec import AdaptedProblemSpec
-from moe_theory.study.problem import Setup, build, drawn_truth
+from moe_theory.study.problem import Setup, build
 
 
 class AdaptedSetup(NamedTuple):
@@ -106,15 +106,12 @@ def build_adapted(problem: AdaptedProblemSpec, truth_seed: int | None = None) ->
 
     Args:
         problem: which.
-        truth_seed: of another truth of the same size, which need not lie in Theta.
+        truth_seed: as for ``build``.
 
     Raises:
         InputError: as ``build``, or for a lattice that is too large.
     """
-    own = build(problem)
-    if truth_seed is not None:
-        own = own._replace(truth=drawn_truth(problem, own.model, truth_seed))
-    setup = _freed(own, problem)
+    setup = _freed(build(problem, truth_seed), problem)
     density = AdaptedDensity(setup.model, jnp.asarray(problem.sigma**2), problem.density == "joint")
     support = finite_support(problem.input_law, problem.support, problem.dimension, problem.problem_seed)
     return AdaptedSetup(setup, density, lattice(density, setup.truth, support), support)

@@ -144,7 +144,7 @@ def legend_entries(panel: Panel) -> list[tuple[Line2D | Patch, str]]:
             entries.append((dash, f"{series.label}: {100 * series.tail[0]:g} % quantile"))
     if any(series.bound is not None for series in panel.series):
         line = Line2D([], [], color=GREY, linewidth=1.0, linestyle=BOUND_LINE)
-        entries.append((line, "no estimator below, at $G_*$ and another measure (two points)"))
+        entries.append((line, "no mean error below, at $G_*$ and another measure (two points)"))
     if any(_few(series.curve).any() for series in panel.series):
         entries.append((blank, f"hollow marker: more than {100 * MISSING_SHARE:g} % of the replications have no value"))
     return [*entries, (blank, panel.note)] if panel.note else entries

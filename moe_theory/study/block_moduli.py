@@ -40,7 +40,8 @@ class BlockModuli(NamedTuple):
     """Envelopes by block.
 
     Attributes:
-        blocks: name of a block -> lower bound of its modulus, errors as in ``mixture_losses``; D under ``WHOLE``.
+        blocks: name of a block -> lower bound of its modulus, errors as in ``mixture_losses``; D under the kind
+            of cell with ``WHOLE``.
         parameters: p of the fitted model, for h(n).
     """
 
@@ -141,17 +142,25 @@ def cell_moduli(setup: DensitySetup) -> dict[str, Modulus]:
     """Envelopes of cells of two and of three atoms, by error: 'pair', 'pair_center', ..., 'triple', ....
 
     Slopes are those at h(n) for n between ``SIZES``. All blocks of a cell together fall as the slowest of them in the
-    end, which at these distances is not yet the largest: 'pair' and 'triple' are the envelopes of that block.
+    end, which at these distances is not yet the largest: 'pair' and 'triple' are the envelopes of that block. Of D,
+    cells of two are among what as many atoms as cells of three can do.
 
     Args:
         setup: a density problem with d = 1.
     """
     amplitudes = (FARTHEST * SHRINK ** np.arange(MOST_AMPLITUDES)).tolist()
-    found: dict[str, Modulus] = {}
-    for kind, atoms in (("pair", 2), ("triple", 3)):
-        moduli = block_moduli(setup, atoms, DIRECTIONS, amplitudes, until=NEAREST, covariances=True)
-        found |= _with_slopes(kind, moduli)
-    return found
+    pairs, triples = (
+        block_moduli(setup, KINDS[kind], DIRECTIONS, amplitudes, until=NEAREST, covariances=True)
+        for kind in ("pair", "triple")
+    )
+    whole = [*_corners(pairs.blocks[f"pair_{WHOLE}"]), *_corners(triples.blocks[f"triple_{WHOLE}"])]
+    either = triples._replace(blocks={**triples.blocks, f"triple_{WHOLE}": envelope(whole)})
+    return {**_with_slopes("pair", pairs), **_with_slopes("triple", either)}
+
+
+def _corners(found: Modulus) -> list[tuple[float, float]]:
+    """(distance, loss) of the measures of an envelope."""
+    return list(zip(found.distances.tolist(), found.losses.tolist(), strict=True))
 
 
 def moduli_together(
@@ -172,20 +181,20 @@ def moduli_together(
     blocks = {}
     for name, own in cells.items():
         if name.startswith("pair_"):
-            alone = list(zip(own.distances.tolist(), own.losses.tolist(), strict=True))
             here = [(distance, float(errors[name]))] if float(errors[name]) > 0.0 else []
-            blocks[name] = envelope(alone + here)
+            blocks[name] = envelope([*_corners(own), *here])
     return _with_slopes("pair", BlockModuli(blocks, len(rows) * model.row_size - 1))
 
 
 def _with_slopes(kind: str, moduli: BlockModuli) -> dict[str, Modulus]:
-    """Every block's envelope with its slope between ``SIZES``, and under ``kind`` the slowest."""
+    """Every envelope with its slope between ``SIZES``, and under ``kind`` that of the slowest block."""
     blocks = {
         name: each._replace(slope=-2.0 * moduli.exponent(name, *SIZES))
         for name, each in moduli.blocks.items()
         if name != kind
     }
-    return {kind: min(blocks.values(), key=lambda each: each.slope), **blocks}
+    alone = [each for name, each in blocks.items() if name != f"{kind}_{WHOLE}"]
+    return {kind: min(alone, key=lambda each: each.slope), **blocks}
 
 
 def exact_modulus(own: MixtureSet, first: FirstOrder) -> Modulus:

@@ -128,7 +128,11 @@ def published_truth(problem: DensityProblemSpec) -> tuple[GaussianGated | Softma
 
 def random_truth(problem: DensityProblemSpec, seed: int) -> MixingMeasure:
     """Atoms with every entry between the least and the largest of the published ones: locations and slopes uniform,
-    logarithms of variances uniform; weights as published. A function of the seed alone, d = 1."""
+    logarithms of variances uniform. A function of the seed alone, d = 1.
+
+    Weights as published; under a softmax gate such that all atoms weigh the same at a point x of the inputs' middle
+    half, uniform too: with weights that were made for other gates an atom may have no share anywhere.
+    """
     _, published = published_truth(problem)
     rng = np.random.default_rng(seed)
 
@@ -139,7 +143,10 @@ def random_truth(problem: DensityProblemSpec, seed: int) -> MixingMeasure:
         return jnp.asarray(rng.uniform(least, most, leaf.shape))
 
     atoms = {name: drawn(name, leaf) for name, leaf in published.atoms._asdict().items()}
-    return MixingMeasure(published.log_weights, type(published.atoms)(**atoms), published.common)
+    weights = published.log_weights
+    if isinstance(published.atoms, SoftmaxGatedAtom):
+        weights = -atoms["gate"][:, 0] * rng.uniform(0.25, 0.75)
+    return MixingMeasure(weights, type(published.atoms)(**atoms), published.common)
 
 
 def build_density(

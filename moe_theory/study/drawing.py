@@ -115,9 +115,7 @@ def _bounds(made: Report, moduli: Moduli) -> Bounds:
 
 
 def _bound(problem: AnyProblem, found: Modulus) -> Callable[[np.ndarray], np.ndarray]:
-    if isinstance(problem, DensityProblemSpec):
-        return found.two_densities
-    if isinstance(problem, AdaptedProblemSpec) and problem.estimator == "likelihood":
+    if isinstance(problem, DensityProblemSpec | AdaptedProblemSpec):
         return found.two_densities
     sigma = float(problem.sigma)
     return lambda n: found.two_points(n, sigma)

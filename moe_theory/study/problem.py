@@ -59,7 +59,7 @@ class Setup(NamedTuple):
     sigma: float
 
 
-def build(problem: ProblemSpec) -> Setup:
+def build(problem: ProblemSpec, truth_seed: int | None = None) -> Setup:
     """The fixed, stated instance of a problem.
 
     For every head M_Q is half a random orthogonal matrix, M_V and M_K are random orthogonal, kappa ~ N(0, I/4), u has
@@ -67,8 +67,12 @@ def build(problem: ProblemSpec) -> Setup:
     one head. True atoms have c = 0 and random rank-r updates with || Delta ||_F = 1.5 (|| Delta_0 ||_F = 0.8 before
     normalisation; bounded activations: entries inside their range). All are functions of ``problem_seed`` alone.
 
+    Args:
+        problem: which.
+        truth_seed: of another truth of the same size, which need not lie in Theta.
+
     Raises:
-        InputError: if float64 is off, or the truth does not lie in Theta.
+        InputError: if float64 is off, or the problem's own truth does not lie in Theta.
     """
     require_x64()
     rng = np.random.default_rng(problem.problem_seed)
@@ -81,10 +85,11 @@ def build(problem: ProblemSpec) -> Setup:
         outputs = np.stack([_orthogonal(rng, d) if problem.heads > 1 else np.eye(d) for _ in heads])
         model = hierarchical(heads, jnp.asarray(outputs / np.sqrt(problem.heads)), shared_atoms=shared)
     support = finite_support(problem.input_law, problem.support, d, problem.problem_seed)
-    truth = drawn_truth(problem, model, problem.problem_seed + 1)
+    truth = drawn_truth(problem, model, problem.problem_seed + 1 if truth_seed is None else truth_seed)
     values = np.asarray(jax.vmap(model.predict, (None, 0))(truth, jnp.asarray(support)).T)
     space = ParameterSpace(problem.radius, max(problem.weight_floor, NO_FLOOR), problem.weight_cap)
-    check_inside(Chart(model, space, problem.k_true), truth)
+    if truth_seed is None:
+        check_inside(Chart(model, space, problem.k_true), truth)
     return Setup(model, truth, design_of(model, jnp.asarray(support)), values, space, problem.k_fit, problem.sigma)
 
 

@@ -33,8 +33,12 @@ def random_mixtures(problem: AnyProblem, count: int) -> Iterator[Mixture]:
         room = max(len(setup.grid.x) for setup in setups)
         for setup in setups:
             yield free_mixture(setup.model, setup.truth, setup.grid.filled(room), published.metric)
-    elif isinstance(problem, AdaptedProblemSpec) and problem.estimator == "likelihood":
+    elif isinstance(problem, AdaptedProblemSpec):
         adapted = [build_adapted(problem, seed) for seed in seeds]
+        if problem.estimator != "likelihood":
+            for setup in adapted:
+                yield mixture_of(setup.regression.model, setup.regression.truth, setup.regression.design)
+            return
         room = max(len(setup.grid.x) for setup in adapted)
         for setup in adapted:
             yield adapted_mixture(setup.density, setup.regression.truth, setup.grid.filled(room))

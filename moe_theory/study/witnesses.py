@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from moe_theory.errors import StoreError
+from moe_theory.study.adapted_spec import AdaptedProblemSpec
 from moe_theory.study.density_spec import AnyProblem, DensityProblemSpec
 from moe_theory.study.provenance import provenance
 from moe_theory.study.report import Judged, Report, predicted_words
@@ -165,7 +166,8 @@ def _moduli_of(made: Report, found: Mapping[str, Any]) -> dict[str, Modulus]:
     """The moduli that speak of a claim's errors, by column.
 
     Of the whole measure: of D, with one atom too many at most. Of an over-fitted density with free parameters: of its
-    cells by block, with what leaves the density as it is where all atoms are fitted twice; of D, the slowest.
+    cells by block, with what leaves the density as it is where all atoms are fitted twice; of D, with as many atoms as
+    are fitted.
     """
     problem, spare = made.sweep.problem, made.sweep.problem.k_fit - made.sweep.problem.k_true
     if spare == 0 or not isinstance(problem, DensityProblemSpec):
@@ -175,20 +177,24 @@ def _moduli_of(made: Report, found: Mapping[str, Any]) -> dict[str, Modulus]:
     stored = {name: _modulus(each) for name, each in {**found["block_moduli"], **everywhere}.items()}
     moduli = {f"{name}_error": each for name, each in stored.items() if each is not None}
     of_cells = {atoms: moduli.pop(f"{kind}_{WHOLE}_error", None) for kind, atoms in KINDS.items()}
-    whole = [each for atoms, each in of_cells.items() if each is not None and atoms <= spare + 1]
-    return {**moduli, WHOLE: min(whole, key=lambda each: each.slope)}
+    whole = of_cells[2 if everywhere else spare + 1]
+    return moduli if whole is None else {**moduli, WHOLE: whole}
 
 
 def kept_moduli(made: Report, store: Store) -> dict[str, Modulus]:
     """The moduli whose two-point bounds are drawn, by column, without judging anything by them: that of the main error,
     and of a density with free parameters all, their distances those of ``Modulus.two_densities``.
 
+    None where a mean is fitted to draws from a mixture: what is hidden from the mean is not hidden from the draws.
+
     Raises:
         StoreError: a stored answer is damaged.
     """
-    found = kept(store, made.sweep.problem)
+    problem, found = made.sweep.problem, kept(store, made.sweep.problem)
+    if isinstance(problem, AdaptedProblemSpec) and problem.estimator != "likelihood":
+        return {}
     moduli = {} if found is None else _moduli_of(made, found)
-    if isinstance(made.sweep.problem, DensityProblemSpec) and made.claim.specification == "over":
+    if isinstance(problem, DensityProblemSpec) and made.claim.specification == "over":
         return {column: each._replace(distances=chi_of(each.distances)) for column, each in moduli.items()}
     main = made.main.measure.column
     return {main: moduli[main]} if main in moduli else {}

@@ -133,6 +133,9 @@ class AdaptedSet(AbstractDensitySet):
 
     def is_frozen(self, atom: Float[Array, " q"]) -> bool:
         """Whether its gate and its density of y are those of a frozen one."""
+        count = self.density.model.frozen_count
+        if not count:
+            return False
         own, *frozen = np.asarray(self.rows(self.measure(jnp.ones(1), atom[None], self.common)))[:, 1:]
         return any(np.max(np.abs(own - each)) <= REACHED * np.max(np.abs(each)) for each in frozen)
 

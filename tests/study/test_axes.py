@@ -157,5 +157,5 @@ def test_a_lower_bound_has_the_colour_of_its_error_and_one_line_of_the_legend():
         assert bound.get_color() == law.get_color()
         n, values = points(bound)
         np.testing.assert_allclose(values, constant * n**-0.5)
-    assert sum("no estimator below" in text for text in legend_texts(figure)) == 1
-    assert not any("no estimator below" in text for text in legend_texts(draw([claim_panel("claim", results())])))
+    assert sum("no mean error below" in text for text in legend_texts(figure)) == 1
+    assert not any("no mean error below" in text for text in legend_texts(draw([claim_panel("claim", results())])))

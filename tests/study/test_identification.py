@@ -10,7 +10,7 @@ import pytest
 from moe_theory.errors import InputError
 from moe_theory.models.measure import MixingMeasure
 from moe_theory.models.regression import RegressionModel
-from moe_theory.study.block_moduli import moduli_together
+from moe_theory.study.block_moduli import exact_modulus, moduli_together
 from moe_theory.study.certification import certified
 from moe_theory.study.certify_problem import problem_of, subject_of
 from moe_theory.study.density_problem import build_density, published_truth, random_truth
@@ -23,6 +23,7 @@ from moe_theory.theory.density_families import MixtureSet
 from moe_theory.theory.envelope import INVISIBLE, Modulus
 from moe_theory.theory.identifiability import hidden_together, identify
 from moe_theory.theory.laws import Prediction
+from moe_theory.theory.margins import first_order
 from moe_theory.theory.registered_families import mixture_of
 from moe_theory.theory.user_families import user_mixture
 from moe_theory.theory.voronoi import effective_losses
@@ -188,7 +189,11 @@ def test_the_split_of_all_softmax_atoms_leaves_their_density_and_parts_their_gat
     assert isinstance(own, MixtureSet)
     rows = np.asarray(own.rows(own.measure(*measure)))
     alone = Modulus(np.array([1e-9, 1e-1]), np.array([1e-3, 1e-1]), 0.5)
-    found = moduli_together(build_density(problem), {"pair_gate": alone, "pair_intercept": alone}, rows)
+    cells = {"pair_D": alone, "pair_gate": alone, "pair_intercept": alone}
+    found = moduli_together(build_density(problem), cells, rows)
+    assert found["pair_D"].slope == 0.0
+    assert found["pair_D"].losses[0] > found["pair"].losses[0]  # the slowest block's, not D's
+    np.testing.assert_array_equal(found["pair"].losses, found["pair_gate"].losses)
     assert found["pair_gate"].distances[0] <= INVISIBLE
     assert found["pair_gate"].losses[0] > 0.1
     assert found["pair"].slope == found["pair_gate"].slope == 0.0
@@ -217,7 +222,13 @@ def test_a_random_truth_is_of_the_size_of_the_published_one():
             np.testing.assert_array_equal(first, second)
             assert np.any(first != third)
             assert np.all((first >= known.min(axis=0)) & (first <= known.max(axis=0)))
-        np.testing.assert_array_equal(one.log_weights, published.log_weights)
+        model, x = published_truth(problem)[0], jnp.linspace(0.0, 1.0, 33)[:, None]
+        gate = model.log_gate(model.rows(one), x)
+        if gate is None:
+            np.testing.assert_array_equal(one.log_weights, published.log_weights)
+        else:
+            shares = jax.nn.softmax(gate, axis=0)
+            assert float(jnp.min(jnp.mean(shares, axis=1))) > 0.1
 
 
 def test_a_low_rank_density_has_a_modulus_of_the_rate_that_its_margins_predict():
@@ -227,6 +238,17 @@ def test_a_low_rank_density_has_a_modulus_of_the_rate_that_its_margins_predict()
     assert found.found.law(2) == Prediction("power", -1 / 4)
     assert found.modulus.slope == pytest.approx(1.0, abs=0.05)
     assert found.modulus_exact.slope == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_density_of_known_size_parts_as_its_margin_says():
+    """D_1 of the motion that shows least, in the units of chi."""
+    subject = subject_of(problem_of("gaussian-gated-exact", {}))
+    (own,), first = subject.mixture, first_order(subject.mixture)
+    assert isinstance(own, MixtureSet)
+    found = exact_modulus(own, first)
+    assert found.slope == pytest.approx(1.0, abs=1e-3)
+    ratio = found.losses[2] / found.distances[2]
+    assert 0.3 / first.margin < ratio < 3.0 / first.margin
 
 
 def test_a_model_and_its_settings_are_checked(tmp_path):

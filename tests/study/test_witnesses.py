@@ -229,6 +229,18 @@ def test_two_point_bounds_of_a_density_are_those_of_its_affinities(tmp_path, syn
     )
 
 
+def test_a_mean_that_is_fitted_to_draws_from_a_mixture_has_no_bound(tmp_path, synthetic_rows):
+    """What is hidden from the mean shows in the draws, so that two such measures can be told apart."""
+    for name, bounds in (("conditional-mean-lora-over", 0), ("conditional-density-lora-over", 1)):
+        claim = claim_named(name)
+        rows = synthetic_rows((10**12, 10**13, 10**14, 10**15), 16)
+        for measure in (claim.main, *claim.others):
+            rows[measure.column] = rows["D_12"]
+        made = report(claim, sweep_of(claim), rows)
+        keep(Store(tmp_path), made.sweep.problem, {"laws": REGULAR, "modulus": modulus(0.0)})
+        assert len(kept_moduli(made, Store(tmp_path))) == bounds
+
+
 def test_of_a_regression_the_main_error_alone_has_a_bound(tmp_path, synthetic_rows):
     claim = claim_named("replora-linear-over")
     made = report(claim, sweep_of(claim), synthetic_rows(SIZES, 64))

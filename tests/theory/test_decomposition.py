@@ -38,3 +38,14 @@ def test_what_a_step_needs_is_that_of_the_whole_decomposition(rows):
     np.testing.assert_allclose(values, expected, rtol=1e-9)
     np.testing.assert_allclose(np.abs(right @ other.T), np.eye(len(values)), atol=1e-9)
     np.testing.assert_allclose(right.T @ (pulled * values), other.T @ (left.T @ vector * expected), atol=1e-9)
+
+
+def test_a_step_of_a_matrix_without_full_rank_is_the_shortest():
+    rng = np.random.default_rng(1)
+    matrix = rng.standard_normal((30, 2)) @ rng.standard_normal((2, 4))
+    vector = rng.standard_normal(30)
+    pulled, values, right = pulled_svd(matrix, vector)
+    kept = values > 1e-9 * values[0]
+    assert kept.sum() == 2
+    step = right[kept].T @ (pulled[kept] / values[kept])
+    np.testing.assert_allclose(step, np.linalg.lstsq(matrix, vector)[0], atol=1e-12)
