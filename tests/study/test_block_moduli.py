@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 
+from moe_theory.study import block_moduli as block_moduli_module
 from moe_theory.study.block_moduli import BlockModuli, block_moduli
 from moe_theory.study.density_problem import build_density
 from moe_theory.study.density_spec import DensityProblemSpec
 from moe_theory.study.modulus_figures import moduli_figure
-from moe_theory.theory.envelope import envelope
+from moe_theory.theory.envelope import Modulus, envelope
 from moe_theory.theory.summaries import summarise
 
 
@@ -43,6 +44,15 @@ def test_the_figure_shows_means_and_envelopes(tmp_path):
     told = json.loads((tmp_path / "moduli.json").read_text())
     assert told["modulus_exponents"]["made up"]["pair_b"] == pytest.approx(-1 / 12)
     assert (tmp_path / "moduli.csv").read_text().count("pair_a") == 3
+
+
+def test_the_slowest_block_of_a_cell_is_never_the_loss_of_the_whole():
+    """Nor where neither falls, as with every softmax atom fitted twice."""
+    flat = {name: Modulus(np.array([1e-12, 1e-1]), np.array([height, height]), 0.0)
+            for name, height in (("pair_D", 4.0), ("pair_gate", 1.4))}  # fmt: skip
+    found = block_moduli_module._with_slopes("pair", BlockModuli(flat, 15))
+    np.testing.assert_array_equal(found["pair"].losses, flat["pair_gate"].losses)
+    assert set(found) == {"pair", "pair_D", "pair_gate"}
 
 
 @pytest.mark.slow

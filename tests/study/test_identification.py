@@ -178,6 +178,7 @@ def test_orders_of_mixtures_with_free_parameters(name, hidden):
     assert found.law_together == (Prediction("no-power") if hidden else None)
 
 
+@pytest.mark.slow
 def test_the_split_of_all_softmax_atoms_leaves_their_density_and_parts_their_gates():
     """So that beta1 has no rate with four atoms for two, and has one with three."""
     problem = problem_of("softmax-gated-k4", {})
