@@ -37,6 +37,8 @@ from moe_theory.theory.laws import Prediction
 FOLDER = "certified"
 TOGETHER = "together"
 """Among the laws that `certify` stores, that of all cells over-fitted at once."""
+BLOCKS = ("block_moduli", "block_moduli_all_cells_at_once")
+"""What `certify` stores of a density with free parameters beside the laws."""
 SQUARED = ("D_12", "D_12_truth_highest", "D_12_confidence_highest", "D_12_highest")
 """Columns in which the atoms of a cell of several count by the square of their distance."""
 ATOMS = ("overfitted_error", "overfitted_value_error", "farthest_error")
@@ -79,7 +81,10 @@ def kept(store: Store, problem: AnyProblem) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["found"]
+        found = json.loads(path.read_text(encoding="utf-8"))["found"]
+        if absent := {"laws", *(BLOCKS if isinstance(problem, DensityProblemSpec) else ())} - found.keys():
+            raise KeyError(f"without {', '.join(sorted(absent))}")
+        return found
     except (ValueError, KeyError, OSError) as error:
         raise StoreError(f"{path} is not an answer of certify ({error}): move or delete it") from None
 
@@ -173,8 +178,9 @@ def _moduli_of(made: Report, found: Mapping[str, Any]) -> dict[str, Modulus]:
     if spare == 0 or not isinstance(problem, DensityProblemSpec):
         whole = _modulus(found.get("modulus" if spare else "modulus_exact")) if spare < 2 else None
         return {} if whole is None else dict.fromkeys(("D_1", *SQUARED), whole)
-    everywhere = found["block_moduli_all_cells_at_once"] if spare >= problem.k_true else {}
-    stored = {name: _modulus(each) for name, each in {**found["block_moduli"], **everywhere}.items()}
+    alone, together = (found[name] for name in BLOCKS)
+    everywhere = together if spare >= problem.k_true else {}
+    stored = {name: _modulus(each) for name, each in {**alone, **everywhere}.items()}
     moduli = {f"{name}_error": each for name, each in stored.items() if each is not None}
     of_cells = {atoms: moduli.pop(f"{kind}_{WHOLE}_error", None) for kind, atoms in KINDS.items()}
     whole = of_cells[2 if everywhere else spare + 1]

@@ -51,9 +51,16 @@ def test_an_answer_is_kept_for_the_truth_whatever_is_fitted_to_it(tmp_path):
     (path,) = (tmp_path / "certified").iterdir()
     assert path.name == f"{truth_hash(problem)}.json"
     assert "code" in json.loads(path.read_text())["provenance"]
-    path.write_text("{")
-    with pytest.raises(StoreError, match="move or delete it"):
-        kept(store, problem)
+    for damaged in ("{", '{"found": {}}'):
+        path.write_text(damaged)
+        with pytest.raises(StoreError, match="move or delete it"):
+            kept(store, problem)
+
+
+def test_an_answer_without_its_moduli_is_damaged(tmp_path):
+    keep(Store(tmp_path), DensityProblemSpec(), {"laws": FREE})
+    with pytest.raises(StoreError, match=r"block_moduli.*move or delete it"):
+        kept(Store(tmp_path), DensityProblemSpec())
 
 
 def test_without_an_answer_a_verdict_says_how_to_get_one(tmp_path, synthetic_rows):
