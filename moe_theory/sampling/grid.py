@@ -147,23 +147,21 @@ def conditional_grid(
     rows = model.rows(truth)
     atoms = jax.tree.map(np.asarray, truth.atoms)
     spread = np.sqrt(np.diagonal(atoms.noise, axis1=1, axis2=2))
-    cells, spacings = [], []
+    cells, spacing = [], np.zeros(0)
     for point in support:
         mean = atoms.slope @ point + atoms.intercept
         low, high = np.min(mean - REACH * spread, axis=0), np.max(mean + REACH * spread, axis=0)
         axes, spacing = _axes(low, high, least_deviation)
         cells.append(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, model.outputs))
-        spacings.append(spacing)
     parts = []
-    found = zip(support, cells, spacings, log_densities_by_input(model, rows, support, cells), strict=True)
-    for index, (point, y, spacing, log_densities) in enumerate(found):
+    found = zip(support, cells, log_densities_by_input(model, rows, support, cells), strict=True)
+    for index, (point, y, log_densities) in enumerate(found):
         x = np.broadcast_to(point, (y.shape[0], model.dimension))
         probability = np.exp(log_densities + np.sum(np.log(spacing))) / support.shape[0]
         kept, dropped = _kept(probability)
-        parts.append((x[kept], y[kept], probability[kept], np.full(int(kept.sum()), index), spacing, dropped))
+        parts.append((x[kept], y[kept], probability[kept], np.full(int(kept.sum()), index), dropped))
     x, y, probability, place = (np.concatenate([part[i] for part in parts]) for i in range(4))
-    error = sum(part[5] for part in parts) + model.outputs * (_alias() + erfc(REACH / np.sqrt(2.0)))
-    spacing = parts[0][4]
+    error = sum(part[4] for part in parts) + model.outputs * (_alias() + erfc(REACH / np.sqrt(2.0)))
     return _grid(x, y, float(np.sum(np.log(spacing))), probability, place, spacing, error)
 
 
