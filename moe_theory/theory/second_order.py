@@ -17,8 +17,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from moe_theory.theory.low_rank import convex, rank_limited
 from moe_theory.theory.margins import Cell, Decision, FirstOrder, off_span
-from moe_theory.theory.spectrahedron import Minimum, compressed, convex, rank_limited
+from moe_theory.theory.spectrahedron import Minimum, Problem, problem_of
 
 ROUNDING = 100.0 * np.finfo(np.float64).eps
 POSITIVE = 100.0
@@ -80,11 +81,11 @@ def second_order(first: FirstOrder, cells: Sequence[Cell], starts: int = STARTS)
     """
     residual = gauge_leg_residual(first, cells)
     assert residual <= GAUGE_LEG, f"gauge legs lie {residual:.1g} off the first-order span: the gauge is not complete"
-    forms = _forms(first, cells)
+    problem = _problem(first, cells)
     rounding = max(_rounding(first, cell) for cell in cells)
-    found = rank_limited(forms, 1, starts, enough=rounding)
+    found = rank_limited(problem, 1, starts, enough=rounding)
     limited = {2: found[0]}
-    minimum = convex(forms, found[0], rounding)
+    minimum = convex(problem, found[0], rounding)
     decision: Decision = "undecided"
     if minimum.value <= rounding:
         decision = "zero"
@@ -92,7 +93,7 @@ def second_order(first: FirstOrder, cells: Sequence[Cell], starts: int = STARTS)
             if limited[columns].value <= rounding:
                 break
             known = [limited[columns]] + [minimum] * (max(own.shape[1] for own in minimum.factors) <= columns)
-            found = rank_limited(forms, columns, max(1, starts // columns), enough=rounding)
+            found = rank_limited(problem, columns, max(1, starts // columns), enough=rounding)
             found = sorted([*found, *known], key=lambda each: each.value)
             limited[columns + 1] = found[0]
     elif minimum.lower > POSITIVE * rounding:
@@ -116,17 +117,17 @@ def null_split(
         atoms: largest number of parts of each.
         starts: of each rank-limited problem.
     """
-    forms, rounding = _forms(first, cells), max(_rounding(first, cell) for cell in cells)
+    problem, rounding = _problem(first, cells), max(_rounding(first, cell) for cell in cells)
     for columns in range(1, atoms):
-        best = rank_limited(forms, columns, starts)[0]
+        best = rank_limited(problem, columns, starts)[0]
         if best.value <= rounding:
             return best.factors
     return None
 
 
-def _forms(first: FirstOrder, cells: Sequence[Cell]) -> list[Float[np.ndarray, "_ _ _"]]:
+def _problem(first: FirstOrder, cells: Sequence[Cell]) -> Problem:
     """1/2 D^2 H off the first-order span, one stack of symmetric forms per cell."""
-    return compressed([
+    return problem_of([
         off_span(first, cell.bends.reshape(len(cell.response), -1)).reshape(cell.bends.shape) for cell in cells
     ])  # fmt: skip
 
