@@ -3,9 +3,9 @@
 Of an invisible split there is a measure with f_G = f_{G*} at every small amplitude t: a curve that leaves the truth.
 Where the curve is narrow, a descent at one amplitude misses it. Newton's method (steps of least norm, since the gauge
 leaves some directions free) started at a tiny t, where the truth itself is a good guess, and a secant from there on,
-follow the curve outward: t grows by 8 per cent at a time until the curve ends or the parts come near another atom. A
-split that shows at a finite order has no such curve, and the method stops where t^q leaves rounding. Source: our
-derivation (continuation by prediction and correction: Allgower and Georg 1990).
+follow the curve outward: t grows by 8 per cent at a time, by up to 36 where corrections are few, until the curve ends
+or the parts come near another atom. A split that shows at a finite order has no such curve, and the method stops where
+t^q leaves rounding. Source: our derivation (continuation by prediction and correction: Allgower and Georg 1990).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -49,6 +49,8 @@ FIRST_AMPLITUDE, GROWTH = 0.003, 1.08
 CURVES = 4
 """Placements of the parts from which curves are begun."""
 CORRECTIONS = 15
+EASY, MOST_STEPS = 6, 4
+"""Corrections up to which twice as many growths are taken at once next, and at most so many."""
 SOLVED = 3e-13
 """Distance at which a point counts as one of the curve."""
 LOST = 10.0
@@ -140,11 +142,12 @@ def hidden_measures(mixture: Mixture, split: Split) -> Iterator[list[tuple[Array
 
 
 class _Point(NamedTuple):
-    """A point of a curve: amplitude, all that is free, and the distance left."""
+    """A point of a curve: amplitude, all that is free, the distance left, and how many corrections it took."""
 
     amplitude: float
     free: Float[np.ndarray, " free"]
     distance: float
+    corrections: int
 
 
 class _Curve(NamedTuple):
@@ -178,19 +181,32 @@ def _longest(mixture: Mixture, split: Split, atoms: Sequence[int]) -> _Curve:
 
 
 def _curve(mixture: Mixture, where: Where, apart: Sequence[Float[np.ndarray, "_ q"]], reach: float) -> _Curve:
-    """The curve that begins along ``apart``."""
-    t = FIRST_AMPLITUDE * reach
-    start = at_truth(mixture, [t * each for each in apart])
+    """The curve that begins along ``apart``, at amplitudes of one grid; after an easy point some are left out."""
+    start = at_truth(mixture, [FIRST_AMPLITUDE * reach * each for each in apart])
     flat, unravel = ravel_pytree(start)
-    guess = np.asarray(flat)
+    grid = reach * np.exp(np.arange(np.log(FIRST_AMPLITUDE), 0.0, np.log(GROWTH)))
     points: list[_Point] = []
-    while t <= reach and (point := _corrected(mixture, where, start, guess, t)) is not None:
-        step = point.free - points[-1].free if points else point.free
-        length = point.amplitude - points[-1].amplitude if points else point.amplitude
+    place, steps = 0, 1
+    while place < len(grid):
+        guess = _ahead(points, float(grid[place])) if points else np.asarray(flat)
+        point = _corrected(mixture, where, start, guess, float(grid[place]))
+        if point is None and steps == 1:
+            break
+        if point is None:
+            place, steps = place - steps + 1, 1
+            continue
         points.append(point)
-        t = GROWTH * t
-        guess = point.free + step * (t - point.amplitude) / length
+        steps = min(2 * steps, MOST_STEPS) if point.corrections <= EASY else 1
+        steps = min(steps, max(1, len(grid) - 1 - place))
+        place += steps
     return _Curve(points, unravel)
+
+
+def _ahead(points: Sequence[_Point], t: float) -> Float[np.ndarray, " free"]:
+    """Where the secant through the last two points, at first through the truth, is at amplitude t."""
+    last = points[-1]
+    before, at = (points[-2].free, points[-2].amplitude) if len(points) > 1 else (np.zeros_like(last.free), 0.0)
+    return last.free + (last.free - before) * (t - last.amplitude) / (last.amplitude - at)
 
 
 def _corrected(
@@ -202,16 +218,16 @@ def _corrected(
 ) -> _Point | None:
     """Newton's method at one amplitude: the nearest point within ``SOLVED``, polished by one step more; or None."""
     here, seen, found = guess, looks(mixture, where, like, amplitude), None
-    for _ in range(CORRECTIONS):
+    for corrections in range(CORRECTIONS):
         residual = np.asarray(seen.residual(here))
         size = float(np.linalg.norm(residual))
         if not size < LOST:
             break
         if found is not None:
             distance = float(np.linalg.norm(residual[:-1]))
-            return _Point(amplitude, here, distance) if distance < found.distance else found
+            return found._replace(free=here, distance=distance) if distance < found.distance else found
         if size <= SOLVED:
-            found = _Point(amplitude, here, float(np.linalg.norm(residual[:-1])))
+            found = _Point(amplitude, here, float(np.linalg.norm(residual[:-1])), corrections)
         jacobian = np.asarray(seen.jacobian(here))
         if not np.all(np.isfinite(jacobian)):  # parts that have met have an amplitude without a derivative
             break

@@ -41,6 +41,8 @@ MOST = 2.0
 EVEN = 0.25
 FLATTEST = 12
 """Order from which on a split counts as one that cannot be seen: n^-1/24 is no rate to measure."""
+COLUMNS = 16
+"""Of a Jacobian, at once: twice as fast as all of 485."""
 ITERATIONS = 25
 STARTS = 2
 LEAST_PART = 0.01
@@ -189,7 +191,18 @@ def _residual_at(mixture: Mixture, where: Where, like: Free, amplitude: Array, p
 def _jacobian_at(
     mixture: Mixture, where: Where, like: Free, amplitude: Array, point: Array
 ) -> Float[Array, "N_1 free"]:
-    return jax.jacfwd(_residual_at, argnums=4)(mixture, where, like, amplitude, point)
+    """Column by column, a few at a time: what all columns at once leave on the way does not fit the cache."""
+
+    def push(tangent: Array) -> Array:
+        def residual(moved: Array) -> Array:
+            return _residual_at(mixture, where, like, amplitude, moved)
+
+        return jax.jvp(residual, (point,), (tangent,))[1]
+
+    blocks = -(-point.shape[0] // COLUMNS)
+    basis = jnp.eye(blocks * COLUMNS, point.shape[0]).reshape(blocks, COLUMNS, -1)
+    columns = jax.lax.map(jax.vmap(push), basis).reshape(blocks * COLUMNS, -1)
+    return columns[: point.shape[0]].T
 
 
 def at_truth(mixture: Mixture, apart: Sequence[Float[np.ndarray, "_ q"]]) -> Free:
