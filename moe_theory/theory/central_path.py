@@ -13,6 +13,7 @@ is the gap between the bounds, times ||q||. In N = sum_b p_b (p_b + 1) / 2 unkno
 N x N, and 12 to 25 close the gap, whatever the rank of S.
 """
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -20,11 +21,14 @@ from jaxtyping import Float
 from scipy.linalg import cho_factor, cho_solve, eigh, solve_triangular
 
 from moe_theory.theory.spectrahedron import Matrices, Minimum, Problem, weights
+from moe_theory.threads import every_thread_of_blas
 
 ITERATIONS = 60
 """At most."""
 CLOSED = 1e-7
 """Gap over ||q||^2 at which the path ends."""
+LARGE = 2000
+"""Unknowns from which on all processors take part in a factorisation."""
 FRACTION = 0.98
 """Of the way to the boundary that a step may go."""
 
@@ -58,6 +62,11 @@ def central_path(problem: Problem, enough: float = 0.0) -> Minimum:
         problem: the forms.
         enough: a value that counts as zero, at which the path ends.
     """
+    with every_thread_of_blas() if problem.rows.shape[1] >= LARGE else nullcontext():
+        return _end(problem, enough)
+
+
+def _end(problem: Problem, enough: float) -> Minimum:
     gram = problem.rows.T @ problem.rows
     middle = problem.coordinates([np.eye(size) / sum(problem.sizes) for size in problem.sizes])
     spectra = np.concatenate([eigh(own, eigvals_only=True) for own in problem.matrices(gram @ middle)])
@@ -84,7 +93,7 @@ def _following(problem: Problem, gram: Float[np.ndarray, "unknowns unknowns"], p
     """The next iterate; None where rounding leaves none."""
     try:
         scalings = [_scaling(*pair) for pair in zip(point.primal, point.dual, strict=True)]
-        factor = cho_factor(_newton(problem, gram, scalings), overwrite_a=True)
+        factor = cho_factor(_newton(problem, gram, scalings).T, overwrite_a=True)  # in the order that needs no copy
     except np.linalg.LinAlgError:
         return None
     trace = problem.coordinates([np.eye(size) for size in problem.sizes])
@@ -153,10 +162,14 @@ def _newton(
     matrix, start = gram.copy(), 0
     for scaling, place in zip(scalings, problem.places, strict=True):
         inverse = scaling.inverse.T @ scaling.inverse
-        i, j = place
         weight = weights(place) / np.sqrt(2.0)
-        both = inverse[np.ix_(i, i)] * inverse[np.ix_(j, j)] + inverse[np.ix_(i, j)] * inverse[np.ix_(j, i)]
-        end = start + len(i)
-        matrix[start:end, start:end] += both * np.outer(weight, weight)
-        start = end
+        one, other = inverse[:, place[0]] * weight, inverse[:, place[1]]
+        columns = slice(start, start + len(weight))
+        block, row = matrix[columns, columns], 0
+        for first in range(len(inverse)):  # the entries (first, first) to (first, p) of the upper triangle
+            rows = slice(row, row + len(inverse) - first)
+            both = one[first] * other[first:] + other[first] * one[first:]
+            block[rows] += both * weight[rows, None]
+            row = rows.stop
+        start = columns.stop
     return matrix

@@ -19,15 +19,19 @@ from moe_theory.theory.spectrahedron import Factors, Minimum, Problem, sketched
 ITERATIONS = 2000
 """At most. Half of the searches end after 9 to 21 (five claims), the longest after 82; where S is to lose rank more
 are needed (976 in one cell of the atlas), and a search that is cut short goes on with more columns, to no avail."""
+PATIENCE = 100
+"""Iterations in which ||q||^2 has to halve: in some valleys it falls like 1 / iterations, which leads to no zero."""
 LENGTHS = (1.0, 3.0)
 """Multiples of a Newton step that are tried: where a zero is attained ||q||^2 is a quartic, whose minimum is three
 Newton steps away."""
 GROWTH = 0.25
 """Columns that are added at once, as a share of those there are: fewer Newton runs than one at a time, few too many."""
 
+MOST_UNKNOWNS = 16_000
+"""Entries of S for which ``central_path`` is taken: two matrices of 2 GB."""
 SUMS = 4
 """Forms of a sketch, per unknown of Y."""
-MANY = 8
+MANY = 4
 """So many times as many forms as a sketch has, and the search begins on the sketch."""
 
 
@@ -52,7 +56,8 @@ def rank_limited(problem: Problem, columns: int, starts: int, seed: int = 0, eno
 def convex(problem: Problem, start: Minimum, enough: float = 0.0) -> Minimum:
     """The minimum over S of any rank, with the gap closed as far as can be.
 
-    A positive minimum is found by ``central_path``; a zero, which that cannot certify, by columns.
+    A positive minimum is found by ``central_path``; a zero, which that cannot certify, by columns, as is a minimum
+    whose factorisations would take too much memory.
 
     Args:
         problem: the forms.
@@ -61,7 +66,7 @@ def convex(problem: Problem, start: Minimum, enough: float = 0.0) -> Minimum:
     """
     if start.is_certified or start.value <= enough:
         return start
-    end = central_path(problem, enough)
+    end = central_path(problem, enough) if problem.rows.shape[1] <= MOST_UNKNOWNS else start
     return end if end.is_certified and end.value > enough else _grown(problem, start, enough)
 
 
@@ -102,6 +107,7 @@ class _Search:
     damping: float = 1e-3
     model: _Model | None = None
     ended: bool = False
+    reviewed: float = np.inf
 
     def __post_init__(self) -> None:
         self.ended = self.level <= self.enough**2
@@ -116,6 +122,11 @@ class _Search:
         assert self.model is not None
         step = self.model.step(self.damping)
         return [_unit(_split(_joined(self.factors) + length * step, self.factors)) for length in LENGTHS]
+
+    def review(self) -> None:
+        """End where too little has been gained since the last time."""
+        self.ended = self.level > 0.5 * self.reviewed
+        self.reviewed = self.level
 
     def judge(self, tried: list[Factors], images: Float[np.ndarray, "n t"]) -> None:
         """Go to the best of them, or try a shorter step next."""
@@ -132,11 +143,13 @@ class _Search:
 
 def _descend(problem: Problem, starts: list[Factors], enough: float) -> list[Minimum]:
     """Newton's method on the sphere for 1/2 ||q||^2 from each start, until ||q|| is enough."""
-    searches = [
-        _Search(start, q, enough) for start, q in zip(starts, problem.images(starts).T, strict=True)
-    ]  # fmt: skip
-    for _ in range(ITERATIONS):
+    searches = [_Search(start, q, enough) for start, q in zip(starts, problem.images(starts).T, strict=True)]
+    for iteration in range(ITERATIONS):
         going = [each for each in searches if not each.ended]
+        if iteration % PATIENCE == PATIENCE - 1:
+            for each in going:
+                each.review()
+            going = [each for each in going if not each.ended]
         if not going:
             break
         _model(problem, [each for each in going if each.model is None])

@@ -103,12 +103,12 @@ class Problem(NamedTuple):
 
 
 def problem_of(forms: Sequence[Float[np.ndarray, "n _ _"]]) -> Problem:
-    """The problem of these forms in the fewest coordinates of q: n is at most the number of their entries."""
+    """The problem of these forms, in fewer coordinates of q where they are more than twice as many as their entries."""
     places = [np.triu_indices(block.shape[1]) for block in forms]
     rows = np.concatenate(
         [block[:, own[0], own[1]] * weights(own) for block, own in zip(forms, places, strict=True)], axis=1
     )
-    if rows.shape[0] > rows.shape[1]:
+    if rows.shape[0] > 2 * rows.shape[1]:
         rows = np.asarray(np.linalg.qr(rows).R)
     return _of_rows(rows, places)
 
