@@ -107,6 +107,20 @@ def test_a_model_of_ones_own_is_certified():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("adapter", "gauge"), [("doran", 27), ("hora", 0)])
+def test_three_atoms_of_rank_three_in_eight_dimensions_are_decided(adapter, gauge):
+    """The joint margin is of matrices of full rank in 2,340 and 3,528 unknowns, and certified from both sides."""
+    found = identify(subject_of(problem_of(adapter, {"dimension": 8, "rank": 3, "k_true": 3})).mixture)
+    assert found.gauge_dimension == gauge
+    assert found.together.decision == "positive"
+    assert 0.999 * found.together.value <= found.together.lower <= found.together.value
+    assert found.together.value <= min(each.second.minimum.value for each in found.cells)
+    for each in found.cells:
+        assert each.second.minimum.is_certified
+        assert each.second.minimum.value <= each.second.limited[2].value
+
+
+@pytest.mark.slow
 def test_global_magnitudes_hide_a_split_of_all_atoms_at_once():
     """Magnitudes rho m in common and, in every atom, columns on both sides of the old one at angle acos(1 / rho).
 

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from moe_theory.theory import low_rank
 from moe_theory.theory.central_path import central_path
 from moe_theory.theory.low_rank import convex, rank_limited
-from moe_theory.theory.spectrahedron import problem_of
+from moe_theory.theory.spectrahedron import problem_of, sketched
 
 
 def _forms(seed, n=6, p=3):
@@ -135,3 +136,36 @@ def test_starts_side_by_side_end_where_each_ends_alone():
     together = [each.value for each in rank_limited(problem, 1, 6)]
     alone = rank_limited(problem, 1, 1)[0].value
     assert min(abs(value - alone) for value in together) <= 1e-9 * alone
+
+
+def test_a_minimum_that_is_too_large_for_the_path_is_found_by_columns(monkeypatch):
+    forms = [_forms(13, 30, 5), _forms(14, 30, 4)]
+    by_path = _least(forms)
+    monkeypatch.setattr(low_rank, "MOST_UNKNOWNS", 1)
+    by_columns = _least(forms)
+    assert by_path.factors[0].shape[1] == 5
+    assert by_columns.factors[0].shape[1] < 5
+    assert by_columns.is_certified
+    assert by_columns.value == pytest.approx(by_path.value, rel=1e-6)
+
+
+def test_a_sketch_has_every_form_once_and_keeps_zeros():
+    u = np.array([0.6, 0.0, 0.8, 0.0])
+    form = _forms(15, 40, 4)
+    form = form - np.einsum("npq,p,q->n", form, u, u)[:, None, None] * np.outer(u, u)
+    problem, point = problem_of([form]), [np.random.default_rng(0).normal(size=(4, 2))]
+    whole = sketched(problem, len(problem.rows))
+    assert np.linalg.norm(whole.images([point])) == pytest.approx(np.linalg.norm(problem.images([point])), rel=1e-12)
+    few = sketched(problem, 5)
+    assert few.rows.shape[0] == 5
+    assert np.linalg.norm(few.images([[u[:, None]]])) < 1e-13
+
+
+def test_searches_that_begin_on_a_sketch_end_in_minima_of_the_problem(monkeypatch):
+    problem = problem_of([_forms(16, 60, 4), _forms(17, 60, 4)])
+    without = [each.value for each in rank_limited(problem, 1, 12)]
+    monkeypatch.setattr(low_rank, "MANY", 0)
+    monkeypatch.setattr(low_rank, "SUMS", 2)
+    found = [each.value for each in rank_limited(problem, 1, 12)]
+    assert found[0] == pytest.approx(without[0], rel=1e-9)
+    assert all(min(abs(value - other) for other in without) <= 1e-6 * value for value in found)
