@@ -10,7 +10,7 @@ Mehrotra's (1992) choice of mu. S and lambda are the only unknowns, so that ever
     ||q||^2 - lambda = sum_b <S_b, Z_b>
 
 is the gap between the bounds, times ||q||. In N = sum_b p_b (p_b + 1) / 2 unknowns an iteration is one factorisation of
-N x N, and 12 to 25 close the gap, whatever the rank of S.
+N x N, and 8 to 20 close the gap, whatever the rank of S.
 """
 
 from contextlib import nullcontext

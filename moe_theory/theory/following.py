@@ -156,6 +156,11 @@ class _Curve(NamedTuple):
     points: list[_Point]
     unravel: Callable[[Array], Free]
 
+    @property
+    def end(self) -> float:
+        """The amplitude that it reaches; 0 of one that does not begin."""
+        return self.points[-1].amplitude if self.points else 0.0
+
 
 def _seen(atoms: Sequence[int], points: Sequence[_Point]) -> Visibility:
     """Points of a curve, the end first."""
@@ -172,7 +177,7 @@ def _longest(mixture: Mixture, split: Split, atoms: Sequence[int]) -> _Curve:
         placed = [rng.standard_normal(shape) if number else simplex(*shape) for shape in shapes]
         apart = split.lifted(mixture, [points - points.mean(axis=0) for points in placed])
         curve = _curve(mixture, split.where, apart, reach)
-        if longest is None or len(curve.points) > len(longest.points):
+        if longest is None or curve.end > longest.end:
             longest = curve
         if _seen(atoms, longest.points).is_invisible:
             break

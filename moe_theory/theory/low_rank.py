@@ -26,7 +26,6 @@ LENGTHS = (1.0, 3.0)
 Newton steps away."""
 GROWTH = 0.25
 """Columns that are added at once, as a share of those there are: fewer Newton runs than one at a time, few too many."""
-
 MOST_UNKNOWNS = 16_000
 """Entries of S for which ``central_path`` is taken: two matrices of 2 GB."""
 SUMS = 4
