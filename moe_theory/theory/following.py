@@ -46,8 +46,9 @@ MORE_ATOMS = 2
 """How many more atoms than the margin asks for a split is given before it counts as unclear."""
 FIRST_AMPLITUDE, GROWTH = 0.003, 1.08
 """Where a curve is begun, in units of ``visibility.AMPLITUDES``, and how t grows along it."""
-CURVES = 4
-"""Placements of the parts from which curves are begun."""
+CURVES = 12
+"""Placements of the parts from which curves are begun. What hides to a high order looks like a curve while t is small;
+of the isolated curves of HoRA of rank three the fourth start finds one, or none of the first four does."""
 CORRECTIONS = 15
 EASY, MOST_STEPS = 6, 4
 """Corrections up to which twice as many growths are taken at once next, and at most so many."""
