@@ -8,6 +8,7 @@ then the answer is that of the convex problem.
 """
 
 import dataclasses
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -19,13 +20,15 @@ from moe_theory.theory.spectrahedron import Factors, Minimum, Problem, sketched
 ITERATIONS = 2000
 """At most. Half of the searches end after 9 to 21 (five claims), the longest after 82; where S is to lose rank more
 are needed (976 in one cell of the atlas), and a search that is cut short goes on with more columns, to no avail."""
-PATIENCE = 100
+PATIENCE = 300
 """Iterations in which ||q||^2 has to halve: in some valleys it falls like 1 / iterations, which leads to no zero."""
 LENGTHS = (1.0, 3.0)
 """Multiples of a Newton step that are tried: where a zero is attained ||q||^2 is a quartic, whose minimum is three
 Newton steps away."""
 GROWTH = 0.25
 """Columns that are added at once, as a share of those there are: fewer Newton runs than one at a time, few too many."""
+SHARES = (0.3, 0.1, 0.03, 0.01, 0.001)
+"""Of the largest eigenvalue of S: those above count."""
 MOST_UNKNOWNS = 16_000
 """Entries of S for which ``central_path`` is taken: two matrices of 2 GB."""
 SUMS = 4
@@ -55,8 +58,8 @@ def rank_limited(problem: Problem, columns: int, starts: int, seed: int = 0, eno
 def convex(problem: Problem, start: Minimum, enough: float = 0.0) -> Minimum:
     """The minimum over S of any rank, with the gap closed as far as can be.
 
-    A positive minimum is found by ``central_path``; a zero, which that cannot certify, by columns, as is a minimum
-    whose factorisations would take too much memory.
+    A positive minimum is found by ``central_path``; a zero, which that only comes near, by columns that begin at its
+    end, or else one by one, as is a minimum whose factorisations would take too much memory.
 
     Args:
         problem: the forms.
@@ -65,8 +68,26 @@ def convex(problem: Problem, start: Minimum, enough: float = 0.0) -> Minimum:
     """
     if start.is_certified or start.value <= enough:
         return start
-    end = central_path(problem, enough) if problem.rows.shape[1] <= MOST_UNKNOWNS else start
-    return end if end.is_certified and end.value > enough else _grown(problem, start, enough)
+    if problem.rows.shape[1] <= MOST_UNKNOWNS:
+        end = central_path(problem, enough)
+        if end.is_certified and end.value > enough:
+            return end
+        for thinned in _thinned(problem, end, enough):
+            if thinned.value <= enough:
+                return thinned
+    return _grown(problem, start, enough)
+
+
+def _thinned(problem: Problem, end: Minimum, enough: float) -> Iterator[Minimum]:
+    """Searches from the eigenvectors that carry most of a path's last S, from few of them to many."""
+    pairs = [np.linalg.eigh(own) for own in end.matrices]
+    largest = max(values[-1] for values, _ in pairs)
+    for share in SHARES:
+        kept = [max(1, int(np.sum(values >= share * largest))) for values, _ in pairs]
+        start = [
+            vectors[:, -count:] * np.sqrt(values[-count:]) for (values, vectors), count in zip(pairs, kept, strict=True)
+        ]
+        yield _descend(problem, [_unit(start)], enough)[0]
 
 
 def _grown(problem: Problem, start: Minimum, enough: float) -> Minimum:
