@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.linalg import cho_factor, cho_solve, eigh, solve_triangular
 
-from moe_theory.theory.spectrahedron import Matrices, Minimum, Problem, weights
+from moe_theory.theory.spectrahedron import Matrices, Minimum, Problem, unit, weights
 from moe_theory.threads import every_thread_of_blas
 
 ITERATIONS = 60
@@ -78,9 +78,7 @@ def _end(problem: Problem, enough: float) -> Minimum:
         if reached is None or reached.gap >= point.gap:
             break
         point = reached
-    roots = [np.linalg.cholesky(own) for own in point.primal]
-    size = np.sqrt(sum(float(np.sum(own**2)) for own in roots))
-    return problem.measured([own / size for own in roots])
+    return problem.measured(unit([np.linalg.cholesky(own) for own in point.primal]))
 
 
 def _point(problem: Problem, s: Float[np.ndarray, " unknowns"], multiplier: float) -> _Point:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from moe_theory.theory.central_path import central_path
-from moe_theory.theory.spectrahedron import Factors, Minimum, Problem, sketched
+from moe_theory.theory.spectrahedron import Factors, Minimum, Problem, sketched, unit
 
 ITERATIONS = 2000
 """At most. Half of the searches end after 9 to 21 (five claims), the longest after 82; where S is to lose rank more
@@ -48,7 +48,7 @@ def rank_limited(problem: Problem, columns: int, starts: int, seed: int = 0, eno
         enough: a value that counts as zero, at which a search ends.
     """
     rng = np.random.default_rng(seed)
-    tried = [_unit([rng.standard_normal((size, columns)) for size in problem.sizes]) for _ in range(starts)]
+    tried = [unit([rng.standard_normal((size, columns)) for size in problem.sizes]) for _ in range(starts)]
     count = SUMS * columns * sum(problem.sizes)
     if MANY * count < len(problem.rows):
         tried = [each.factors for each in _descend(sketched(problem, count), tried, enough)]
@@ -82,12 +82,12 @@ def _thinned(problem: Problem, end: Minimum, enough: float) -> Iterator[Minimum]
     """Searches from the eigenvectors that carry most of a path's last S, from few of them to many."""
     pairs = [np.linalg.eigh(own) for own in end.matrices]
     largest = max(values[-1] for values, _ in pairs)
-    for share in SHARES:
-        kept = [max(1, int(np.sum(values >= share * largest))) for values, _ in pairs]
+    counts = [tuple(max(1, int(np.sum(values >= share * largest))) for values, _ in pairs) for share in SHARES]
+    for kept in dict.fromkeys(counts):
         start = [
             vectors[:, -count:] * np.sqrt(values[-count:]) for (values, vectors), count in zip(pairs, kept, strict=True)
         ]
-        yield _descend(problem, [_unit(start)], enough)[0]
+        yield _descend(problem, [unit(start)], enough)[0]
 
 
 def _grown(problem: Problem, start: Minimum, enough: float) -> Minimum:
@@ -141,7 +141,7 @@ class _Search:
         """The points along the step that are tried."""
         assert self.model is not None
         step = self.model.step(self.damping)
-        return [_unit(_split(_joined(self.factors) + length * step, self.factors)) for length in LENGTHS]
+        return [unit(_split(_joined(self.factors) + length * step, self.factors)) for length in LENGTHS]
 
     def review(self) -> None:
         """End where too little has been gained since the last time."""
@@ -211,11 +211,6 @@ def _jacobians(problem: Problem, tried: list[Factors]) -> list[Float[np.ndarray,
     return [np.concatenate(part, axis=1) for part in parts]
 
 
-def _unit(factors: Factors) -> Factors:
-    size = np.sqrt(sum(np.sum(factor**2) for factor in factors))
-    return [factor / size for factor in factors]
-
-
 def _joined(factors: Factors) -> Float[np.ndarray, " y"]:
     return np.concatenate([factor.ravel() for factor in factors])
 
@@ -244,5 +239,5 @@ def _escaped(problem: Problem, best: Minimum) -> Factors:
         for value, block, place in chosen:
             column = size * np.sqrt((level - value) / (level - chosen[0][0])) * pairs[block][1][:, place : place + 1]
             trial[block] = np.concatenate([trial[block], column], axis=1)
-        tried.append(_unit(trial))
+        tried.append(unit(trial))
     return tried[int(np.argmin(np.linalg.norm(problem.images(tried), axis=0)))]

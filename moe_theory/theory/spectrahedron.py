@@ -75,14 +75,7 @@ class Problem(NamedTuple):
 
     def matrices(self, coordinates: Float[np.ndarray, " unknowns"]) -> Matrices:
         """That have these coordinates."""
-        made, start = [], 0
-        for size, place in zip(self.sizes, self.places, strict=True):
-            own = np.empty((size, size))
-            end = start + len(place[0])
-            own[place] = own.T[place] = coordinates[start:end] / weights(place)
-            made.append(own)
-            start = end
-        return made
+        return [stack[0] for stack in _unpacked(coordinates[None], self.places)]
 
     def images(self, tried: Sequence[Factors]) -> Float[np.ndarray, "n t"]:
         """q of several points at once."""
@@ -131,14 +124,27 @@ def sketched(problem: Problem, count: int, seed: int = 0) -> Problem:
 
 
 def _of_rows(rows: Float[np.ndarray, "n unknowns"], places: list[tuple[np.ndarray, np.ndarray]]) -> Problem:
-    forms, start = [], 0
+    return Problem(_unpacked(rows, places), rows, places)
+
+
+def _unpacked(
+    rows: Float[np.ndarray, "n unknowns"], places: list[tuple[np.ndarray, np.ndarray]]
+) -> list[Float[np.ndarray, "n _ _"]]:
+    """Symmetric matrices from their coordinates, one stack per block."""
+    stacks, start = [], 0
     for i, j in places:
         size, end = int(i[-1]) + 1, start + len(i)
-        form = np.empty((len(rows), size, size))
-        form[:, i, j] = form[:, j, i] = rows[:, start:end] / weights((i, j))
-        forms.append(form)
+        stack = np.empty((len(rows), size, size))
+        stack[:, i, j] = stack[:, j, i] = rows[:, start:end] / weights((i, j))
+        stacks.append(stack)
         start = end
-    return Problem(forms, rows, places)
+    return stacks
+
+
+def unit(factors: Factors) -> Factors:
+    """Y_b divided by their joint norm, so that sum_b trace S_b = 1."""
+    size = np.sqrt(sum(np.sum(factor**2) for factor in factors))
+    return [factor / size for factor in factors]
 
 
 def weights(place: tuple[np.ndarray, np.ndarray]) -> Float[np.ndarray, " entries"]:
